@@ -6,7 +6,8 @@
     ├── DataError                        a data set is missing, truncated or not what it claims to be
     ├── CheckpointError                  a checkpoint is truncated, foreign or of another recipe
     ├── RunError                         an output folder cannot be used
-    └── TrainingError                    training cannot go on: the loss is NaN or infinite
+    ├── TrainingError                    training cannot go on: the loss is NaN or infinite
+    └── Interrupted                      the user stopped a run; it is saved and can go on
 
 Every message names the argument, the rule, the value and the way out. The command line prints it
 alone, without a traceback.
@@ -22,6 +23,7 @@ __all__ = [
     "ConfigError",
     "DataError",
     "InputError",
+    "Interrupted",
     "MultirobustError",
     "RunError",
     "TrainingError",
@@ -64,6 +66,10 @@ class RunError(MultirobustError):
 
 class TrainingError(MultirobustError):
     """Training cannot go on, because the loss is NaN or infinite."""
+
+
+class Interrupted(MultirobustError):
+    """The user stopped a run; what it had done is saved, and the message says how to go on."""
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:

@@ -32,7 +32,10 @@ class Threat(abc.ABC):
     radius: float
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.radius, (int, float)) and math.isfinite(self.radius)) or self.radius <= 0:
+        if (
+            not (isinstance(self.radius, (int, float)) and math.isfinite(self.radius))
+            or self.radius <= 0
+        ):
             raise InputError(
                 f"{type(self).__name__}: radius must be a positive finite number on the [0, 1] pixel "
                 f"scale, got {self.radius!r}; write 8 / 255 rather than 8, and drop the threat rather than 0."

@@ -1,0 +1,209 @@
+"""What an attack is, how it borrows a model, and the wrappers that combine attacks."""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal, final
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from multirobust.attacks.objectives import CrossEntropy, Objective
+from multirobust.errors import InputError
+from multirobust.threats import Threat
+from multirobust.types import Images, Labels
+
+__all__ = ["Attack", "Restarts", "WorstCase", "attacking", "input_gradient"]
+
+
+@dataclass(frozen=True)
+class Attack(abc.ABC):
+    """A frozen value that maps `(model, x, y)` to images within its threats."""
+
+    @property
+    @abc.abstractmethod
+    def threats(self) -> tuple[Threat, ...]:
+        """The threats that its images may use: each image lies in at least one of them."""
+
+    @abc.abstractmethod
+    def __call__(
+        self,
+        model: nn.Module,
+        x: Images,
+        y: Labels,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> Images:
+        """Return adversarial images of the shape of x, detached; x and the model stay as they are.
+
+        Args:
+            model: Maps images (b, c, h, w) in [0, 1] to logits (b, k).
+            x: Clean images (b, c, h, w) in [0, 1], float.
+            y: True labels (b,), int64.
+            generator: On the device of x; without one, a fresh one with seed 0.
+        """
+
+
+@contextlib.contextmanager
+def attacking(
+    model: nn.Module, batch_norm: Literal["batch", "running"] | None = None
+) -> Iterator[None]:
+    """Lend a model to an attack and give it back as it was.
+
+    Inside, no parameter requires a gradient and no BatchNorm layer updates its running statistics.
+
+    Args:
+        model: The classifier.
+        batch_norm: "batch" puts the model in training mode, so that BatchNorm uses the statistics of
+            the attacked batch, as the paper's code does; "running" puts it in evaluation mode;
+            None leaves the mode alone.
+    """
+    modules, parameters = list(model.modules()), list(model.parameters())
+    modes = [module.training for module in modules]
+    flags = [parameter.requires_grad for parameter in parameters]
+    tracking = [
+        (module, module.track_running_stats) for module in modules if isinstance(module, _BatchNorm)
+    ]
+    try:
+        if batch_norm is not None:
+            model.train(batch_norm == "batch")
+        for module, _ in tracking:
+            if module.training:
+                module.track_running_stats = False
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for module, mode in zip(modules, modes, strict=True):
+            module.training = mode
+        for module, tracked in tracking:
+            module.track_running_stats = tracked
+        for parameter, flag in zip(parameters, flags, strict=True):
+            parameter.requires_grad_(flag)
+
+
+def input_gradient(
+    model: nn.Module, x: Images, loss: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Return the gradient of the summed loss with respect to x, and the logits, both detached.
+
+    One forward pass and the part of a backward pass that leads to the input: weight gradients are
+    never formed, since the parameters do not require one (see `attacking`).
+    """
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        logits = model(x)
+        (gradient,) = torch.autograd.grad(loss(logits).sum(), x)
+    return gradient, logits.detach()
+
+
+@final
+@dataclass(frozen=True)
+class WorstCase(Attack):
+    """Of several attacks, the result of greatest loss for each image (Eq. 3).
+
+    Costs one forward pass for each attack besides what the attacks cost.
+
+    Args:
+        attacks: The attacks; each starts from the clean images.
+        objective: The loss that decides.
+
+    References: Tramèr and Boneh, Adversarial training and robustness for multiple perturbations,
+    NeurIPS 2019.
+    """
+
+    attacks: tuple[Attack, ...]
+    objective: Objective = CrossEntropy()
+
+    def __post_init__(self) -> None:
+        if not self.attacks:
+            raise InputError("WorstCase: attacks must name at least one attack, got none.")
+
+    @property
+    def threats(self) -> tuple[Threat, ...]:
+        """The threats of all its attacks."""
+        return tuple(threat for attack in self.attacks for threat in attack.threats)
+
+    def __call__(
+        self,
+        model: nn.Module,
+        x: Images,
+        y: Labels,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> Images:
+        """See `Attack.__call__`."""
+        generator = _seeded(generator, x)
+        with attacking(model):
+            loss = self.objective.bind(model, x, y)
+            candidates = (attack(model, x, y, generator=generator) for attack in self.attacks)
+            return strongest(model, candidates, loss)
+
+
+@final
+@dataclass(frozen=True)
+class Restarts(Attack):
+    """One attack several times from its random start; the result of greatest loss for each image.
+
+    Args:
+        attack: The attack; without a random start, repeating it changes nothing.
+        times: How often, at least 1.
+        objective: The loss that decides.
+    """
+
+    attack: Attack
+    times: int
+    objective: Objective = CrossEntropy()
+
+    def __post_init__(self) -> None:
+        if self.times < 1:
+            raise InputError(f"Restarts: times must be at least 1, got {self.times}.")
+
+    @property
+    def threats(self) -> tuple[Threat, ...]:
+        """The threats of its attack."""
+        return self.attack.threats
+
+    def __call__(
+        self,
+        model: nn.Module,
+        x: Images,
+        y: Labels,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> Images:
+        """See `Attack.__call__`."""
+        generator = _seeded(generator, x)
+        with attacking(model):
+            loss = self.objective.bind(model, x, y)
+            candidates = (
+                self.attack(model, x, y, generator=generator) for _ in range(self.times)
+            )
+            return strongest(model, candidates, loss)
+
+
+@torch.no_grad()
+def strongest(
+    model: nn.Module, candidates: Iterator[Images], loss: Callable[[Tensor], Tensor]
+) -> Images:
+    """Return, of several batches of candidates, the one of greatest loss for each image.
+
+    A candidate whose loss is NaN loses to any number.
+    """
+    best = next(candidates)
+    best_loss = loss(model(best)).nan_to_num(nan=-torch.inf)
+    for candidate in candidates:
+        candidate_loss = loss(model(candidate)).nan_to_num(nan=-torch.inf)
+        better = candidate_loss > best_loss
+        best = torch.where(better[:, None, None, None], candidate, best)
+        best_loss = torch.where(better, candidate_loss, best_loss)
+    return best
+
+
+def _seeded(generator: torch.Generator | None, x: Images) -> torch.Generator:
+    """The generator itself, or a fresh one with seed 0 that several draws can share."""
+    return generator or torch.Generator(x.device).manual_seed(0)

@@ -1,0 +1,62 @@
+"""Every name that a user can write, with one line on what it is. Imports nothing heavy.
+
+`multirobust list` prints these tables and the configuration checks names against them, both
+without importing PyTorch. The tests hold them equal to the tables of builders.
+"""
+
+from __future__ import annotations
+
+__all__ = ["ATTACKS", "DATASETS", "DEFENSES", "MODELS", "PRESETS", "SUITES", "THREATS"]
+
+DEFENSES = {
+    "standard": "cross-entropy on clean images (Nat)",
+    "adv_linf": "adversarial training on linf PGD (Madry et al. 2017)",
+    "adv_l2": "adversarial training on l2 PGD",
+    "adv_l1": "adversarial training on l1 PGD",
+    "trades": "TRADES on linf, beta 6 (Zhang et al. 2019)",
+    "adv_avg": "mean loss over the attacks of all norms (Tramèr and Boneh 2019, Eq. 4)",
+    "adv_max": "the strongest attack of each image (Tramèr and Boneh 2019, Eq. 3)",
+    "msd": "multi steepest descent: the best norm at every step (Maini et al. 2020)",
+    "ant": "adversarial noise training: noise learned to raise the loss (Rusak et al. 2020)",
+    "sat": "stochastic adversarial training: one attack a batch, uniformly (Eq. 5)",
+    "sat_ac": "SAT and adversarial consistency with Gaussian noise (Table 3)",
+    "mng_ac": "SAT, consistency and the meta-learned noise generator (Algorithm 1)",
+}
+
+ATTACKS = {
+    "pgd": "projected gradient descent in any threat (Madry et al. 2017, Eq. 1)",
+    "msd": "multi steepest descent over several threats (Maini et al. 2020)",
+    "worst_case": "wrapper: of several attacks, the image of greatest loss",
+    "restarts": "wrapper: one attack several times, the image of greatest loss",
+}
+
+DATASETS = {
+    "digits": "1,797 real 8x8 scans of handwritten digits, embedded (scikit-learn)",
+    "cifar10": "60,000 32x32 color images in 10 classes, from the official pickles",
+}
+
+MODELS = {
+    "small_cnn": "four 3x3 convolutions with BatchNorm; widths are an option",
+    "preact_resnet_18": "pre-activation ResNet-18 with a 3x3 stem (He et al. 2016)",
+    "preact_resnet_50": "pre-activation ResNet-50 with true bottlenecks (He et al. 2016)",
+    "wrn_28_2": "wide ResNet 28-2 (Zagoruyko and Komodakis 2016)",
+    "wrn_28_10": "wide ResNet 28-10, the paper's network for CIFAR-10 and SVHN",
+    "wrn_34_10": "wide ResNet 34-10",
+}
+
+SUITES = {
+    "quick": "PGD in linf, l2 and l1 (50, 50 and 100 steps), two random starts each",
+}
+
+THREATS = {
+    "cifar10": "linf 8/255, l2 128/255, l1 2000/255 (the paper)",
+    "svhn": "linf 8/255, l2 128/255, l1 2000/255 (the paper)",
+    "tinyimagenet": "linf 4/255, l2 80/255, l1 2000/255 (the paper)",
+    "e_at": "linf 8/255, l2 0.5, l1 12 (Croce and Hein 2022)",
+    "digits": "linf 0.15, l2 0.75, l1 2.5 (8x8 scans)",
+}
+
+PRESETS = {
+    "paper": "the equations of the paper (default)",
+    "official": "the published code where it differs: noise-only generator, SGD with momentum for it",
+}

@@ -1,0 +1,110 @@
+"""Fetch one archive: checked against its checksum, and continued where the last attempt stopped."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tarfile
+import urllib.error
+import urllib.request
+from collections.abc import Collection
+from http.client import HTTPException, HTTPResponse
+from pathlib import Path
+from typing import Any
+
+from multirobust.errors import DataError
+
+__all__ = ["download", "unpack"]
+
+CHUNK = 1 << 20
+TIMEOUT_SECONDS = 60
+
+
+def download(url: str, folder: Path, *, md5: str) -> Path:
+    """Download a file into a folder, or return it if it is there with this checksum.
+
+    An interrupted download is left as `<name>.part` and continued by the next call, if the server
+    can (HTTP Range), else begun again. The file gets its name only once its checksum is right.
+
+    Args:
+        url: Address of the file.
+        folder: Where to put it; made if needed.
+        md5: Its checksum.
+
+    Raises:
+        DataError: If the connection fails or breaks, the checksum is wrong, or the disk is full.
+    """
+    from pooch import retrieve
+
+    name = url.rsplit("/", 1)[-1]
+    part = folder / f"{name}.part"
+
+    def resume(fname: str, action: Any, pooch: Any, *, check_only: bool | None = None) -> None:
+        _fetch(fname, part)
+        os.replace(part, action)
+
+    try:
+        retrieve(url, f"md5:{md5}", fname=name, path=folder, downloader=resume)
+    except ValueError as error:
+        raise DataError(
+            f"{url}: the downloaded file must have MD5 {md5}, and has not; it was deleted. Run the "
+            f"same command again, or get the file elsewhere and put it into {folder}."
+        ) from error
+    except (OSError, HTTPException) as error:
+        raise DataError(
+            f"{url}: the download failed ({error}). Run the same command again to continue it, or "
+            f"get the file elsewhere and put it into {folder}."
+        ) from error
+    return folder / name
+
+
+def unpack(archive: Path, folder: Path, names: Collection[str]) -> None:
+    """Copy the regular files with these base names out of a tar archive into a folder.
+
+    No path, link, owner or mode of the archive is used, so it cannot write anywhere else. A file
+    appears under its name only when it is whole.
+
+    Raises:
+        DataError: If the archive cannot be read or the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tarfile.open(archive) as tar:
+            for member in tar:
+                name = member.name.rsplit("/", 1)[-1]
+                source = tar.extractfile(member) if member.isreg() and name in names else None
+                if source is None:
+                    continue
+                part = folder / f"{name}.part"
+                with part.open("wb") as target:
+                    shutil.copyfileobj(source, target, CHUNK)
+                os.replace(part, folder / name)
+    except (OSError, EOFError, tarfile.TarError) as error:
+        raise DataError(f"{archive}: cannot be unpacked into {folder} ({error}).") from error
+
+
+def _fetch(url: str, part: Path) -> None:
+    """Append what is missing of the file to `part`, or start over where that is impossible."""
+    have = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    try:
+        response = urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)
+    except urllib.error.HTTPError as error:
+        error.close()
+        if error.code == 416 and error.headers.get("Content-Range") == f"bytes */{have}":
+            return  # nothing is missing
+        if error.code == 416:
+            part.unlink()
+            return _fetch(url, part)
+        raise
+    with response:
+        _save(response, part, have if response.status == 206 else 0)
+
+
+def _save(response: HTTPResponse, part: Path, start: int) -> None:
+    missing = response.headers.get("Content-Length")
+    with part.open("ab" if start else "wb") as target:
+        shutil.copyfileobj(response, target, CHUNK)
+        end = target.tell()
+    if missing is not None and end < start + int(missing):
+        raise OSError(f"the connection broke after {end:,} of {start + int(missing):,} bytes")

@@ -1,0 +1,136 @@
+"""The adversarial consistency loss (Eq. 7 and 8), and SAT with it and Gaussian noise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from multirobust.attacks import Sampler
+from multirobust.data import Batch
+from multirobust.defenses.base import Defense, Loss
+from multirobust.errors import InputError
+from multirobust.threats import Threat
+
+__all__ = [
+    "ConsistencyTraining",
+    "ConsistencyViews",
+    "consistency_loss",
+    "draw_adversarial",
+    "jensen_shannon",
+]
+
+Forward = Literal["separate", "concatenated"]
+
+
+@dataclass(frozen=True)
+class ConsistencyViews:
+    """What the consistency loss compares with the clean batch.
+
+    Args:
+        x_adv: Adversarial images (b, c, h, w).
+        x_aug: Noise-augmented images (b, c, h, w), in the same threat.
+        threat: The threat of the attack drawn for this batch.
+        terms: Diagnostics for the log.
+    """
+
+    x_adv: Tensor
+    x_aug: Tensor
+    threat: Threat
+    terms: dict[str, Tensor] = field(default_factory=dict)
+
+
+def jensen_shannon(logits: Sequence[Tensor]) -> Tensor:
+    """Return the Jensen-Shannon divergence of several predictions, in nats, mean over the batch.
+
+    Computed in log space: the mixture is a log-sum-exp, so that no probability is clamped and the
+    gradient is exact where a class is all but impossible.
+
+    Args:
+        logits: Two or more tensors (b, k).
+
+    Returns:
+        A scalar in [0, log(len(logits))].
+    """
+    log_p = torch.stack([F.log_softmax(view.float(), dim=1) for view in logits])
+    log_mixture = torch.logsumexp(log_p, dim=0) - math.log(len(logits))
+    return (log_p.exp() * (log_p - log_mixture)).sum(dim=2).mean()
+
+
+def consistency_loss(
+    model: nn.Module, batch: Batch, views: ConsistencyViews, *, beta: float, forward: Forward
+) -> Loss:
+    """Return the total loss of Eq. 7: adversarial cross-entropy plus beta times the divergence.
+
+    Args:
+        model: The classifier, in training mode.
+        batch: The clean batch.
+        views: Its adversarial and augmented images.
+        beta: Weight of the divergence.
+        forward: "separate" passes clean, augmented and adversarial images one after the other, as
+            the published code does: BatchNorm sees three batches. "concatenated" passes them at
+            once: BatchNorm sees one batch of three times the size.
+    """
+    inputs = (batch.x, views.x_aug, views.x_adv)
+    if forward == "concatenated":
+        clean, augmented, adversarial = model(torch.cat(inputs)).chunk(3)
+    else:
+        clean, augmented, adversarial = (model(view) for view in inputs)
+    cross_entropy = F.cross_entropy(adversarial.float(), batch.y)
+    divergence = jensen_shannon((clean, adversarial, augmented))
+    terms = {"cross_entropy": cross_entropy.detach(), "consistency": divergence.detach()}
+    return Loss(cross_entropy + beta * divergence, terms | views.terms)
+
+
+def draw_adversarial(
+    sampler: Sampler, model: nn.Module, batch: Batch, generator: torch.Generator | None
+) -> tuple[Tensor, Threat]:
+    """Draw an attack (Eq. 5) and return its images (Eq. 1) and its threat."""
+    attack = sampler.draw()
+    return attack(model, batch.x, batch.y, generator=generator), attack.threats[0]
+
+
+def check_single_threats(name: str, sampler: Sampler) -> None:
+    """Raise an InputError unless each attack has one threat for augmented images to lie in."""
+    for attack in sampler.attacks:
+        if len(attack.threats) != 1:
+            raise InputError(
+                f"{name}: each attack of the sampler must have exactly one threat, for the augmented "
+                f"images to be projected onto, got {attack!r}; give the attacks to a sampler instead."
+            )
+
+
+@final
+class ConsistencyTraining(Defense[ConsistencyViews]):
+    """SAT with consistency among clean, adversarial and Gaussian-noise images (Table 3, row 2).
+
+    Args:
+        sampler: Draws the attack of each batch; each attack has one threat.
+        beta: Weight of the consistency loss.
+        forward: See `consistency_loss`.
+    """
+
+    def __init__(self, sampler: Sampler, *, beta: float = 12.0, forward: Forward = "separate"):
+        super().__init__()
+        check_single_threats("ConsistencyTraining", sampler)
+        self.sampler = sampler
+        self.beta = beta
+        self.forward_mode: Forward = forward
+
+    def craft(
+        self, model: nn.Module, batch: Batch, *, generator: torch.Generator | None = None
+    ) -> ConsistencyViews:
+        """Return adversarial images and proj(x + z), z standard normal. See `Defense.craft`."""
+        generator = generator or torch.Generator(batch.x.device).manual_seed(0)
+        x_adv, threat = draw_adversarial(self.sampler, model, batch, generator)
+        noise = torch.empty_like(batch.x).normal_(generator=generator)
+        return ConsistencyViews(x_adv, threat.project(batch.x + noise, batch.x), threat)
+
+    def loss(self, model: nn.Module, batch: Batch, views: ConsistencyViews) -> Loss:
+        """See `Defense.loss`."""
+        return consistency_loss(model, batch, views, beta=self.beta, forward=self.forward_mode)

@@ -1,0 +1,289 @@
+"""What happened to every image under every attack, and the accuracies that follow from it.
+
+Only facts are stored. Clean accuracy, the worst case per threat, the union and the average are
+views, so that none can contradict another.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, fields
+from typing import Any, final
+
+import numpy as np
+
+from multirobust.errors import InputError, lookup_error
+from multirobust.evaluation.intervals import Estimate
+
+__all__ = ["AttackColumn", "Outcomes", "State"]
+
+
+@final
+class State(enum.IntEnum):
+    """What one attack did to one image."""
+
+    SURVIVED = 0
+    BROKEN = 1
+    ERROR = 2
+    """The attack or the model failed (an exception, NaN): neither robust nor broken."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class AttackColumn:
+    """One attack on all images.
+
+    Args:
+        name: Short name, unique among the columns.
+        threat: Name of the threat it searched: "linf", "l1", "l2", ...
+        radius: Radius of the threat, on the [0, 1] pixel scale.
+        states: `State` codes, uint8, shape (n,).
+        distances: Distance of the adversarial image in the threat's norm, float32, shape (n,);
+            0 where there is none.
+        seconds: Wall time of the attack on all images.
+        forwards: Forward passes per image.
+        backwards: Backward passes per image.
+        settings: The attack in full, its repr; may be empty.
+
+    Raises:
+        InputError: If a code is unknown, or shapes or numbers make no sense.
+    """
+
+    name: str
+    threat: str
+    radius: float
+    states: np.ndarray
+    distances: np.ndarray
+    seconds: float = 0.0
+    forwards: float = 0.0
+    backwards: float = 0.0
+    settings: str = ""
+
+    def __post_init__(self) -> None:
+        where = f"AttackColumn {self.name!r}"
+        _freeze(self, "states", np.uint8, where)
+        _freeze(self, "distances", np.float32, where)
+        if not (self.name and self.threat):
+            raise InputError(f"{where}: name and threat must not be empty, got {self.threat!r}.")
+        if self.states.size and self.states.max() > max(State):
+            raise InputError(
+                f"{where}: states must be 0 (survived), 1 (broken) or 2 (error), got "
+                f"{int(self.states.max())}; use the State codes."
+            )
+        if self.states.shape != self.distances.shape:
+            raise InputError(
+                f"{where}: states and distances must have one entry per image each, got shapes "
+                f"{self.states.shape} and {self.distances.shape}."
+            )
+        numbers = (self.radius, self.seconds, self.forwards, self.backwards)
+        if not all(math.isfinite(number) and number >= 0 for number in numbers):
+            raise InputError(
+                f"{where}: radius, seconds, forwards and backwards must be finite and not "
+                f"negative, got {numbers}."
+            )
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, AttackColumn) and _same(self, other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Outcomes:
+    """Per-image facts of one evaluation: which image survived which attack.
+
+    An image that the model gets wrong without any attack counts as broken by every attack (with
+    distance 0), and one whose clean prediction is an error survives none, so no robust accuracy
+    exceeds the clean one.
+
+    Args:
+        index: Position of each image in its split, int64, shape (n,), no duplicates.
+        labels: True classes, int64, shape (n,).
+        predictions: Classes predicted for the clean images, int64, shape (n,); -1 is an error.
+        columns: One entry per attack.
+        manifest: What produced them: recipe, seeds, versions, commit, device, time. Plain
+            JSON values.
+
+    Raises:
+        InputError: If the parts do not fit together; the message names the part.
+    """
+
+    index: np.ndarray
+    labels: np.ndarray
+    predictions: np.ndarray
+    columns: tuple[AttackColumn, ...] = ()
+    manifest: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("index", "labels", "predictions"):
+            _freeze(self, name, np.int64, "Outcomes")
+        object.__setattr__(self, "columns", tuple(self.columns))
+        if not isinstance(self.manifest, dict):
+            raise InputError(f"Outcomes: manifest must be a dict, got {self.manifest!r}.")
+        _check_images(self)
+        _check_columns(self)
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Outcomes) and _same(self, other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __str__(self) -> str:
+        """Show the accuracies in percent, one a line."""
+        lines = [f"{len(self)} images", f"clean  {self.clean()}"]
+        lines += [f"{threat:<6} {self.worst(threat)}" for threat in self.threats]
+        if self.columns:
+            lines += [f"union  {self.union()}", f"avg    {self.average()}"]
+        return "\n".join(lines)
+
+    @property
+    def threats(self) -> tuple[str, ...]:
+        """Names of the threats that were attacked, in order of their first attack."""
+        return tuple(dict.fromkeys(column.threat for column in self.columns))
+
+    def clean(self) -> Estimate:
+        """Accuracy without any attack."""
+        unknown = self.predictions < 0
+        correct = self.predictions == self.labels
+        return self._estimate(correct, correct | unknown)
+
+    def attack(self, name: str) -> Estimate:
+        """Accuracy under one attack.
+
+        Raises:
+            InputError: If no attack has this name.
+        """
+        chosen = [column for column in self.columns if column.name == name]
+        if not chosen:
+            raise lookup_error("attack", name, [column.name for column in self.columns])
+        return self._estimate(*self._survival(lambda column: column.name == name))
+
+    def worst(self, threat: str) -> Estimate:
+        """Accuracy under the worst case of a threat: images that survive all of its attacks."""
+        return self.union([threat])
+
+    def union(self, threats: Iterable[str] | None = None) -> Estimate:
+        """Accuracy under the union of threats: images that survive every attack of all of them.
+
+        An image that some attack broke is broken, whatever errors others ended in; it survives
+        only if every attack left it standing; anything else is unknown and widens the range.
+
+        Args:
+            threats: Names of threats; None means all that were attacked.
+
+        Raises:
+            InputError: If a threat is unknown or there is none.
+        """
+        names = self._chosen(threats)
+        return self._estimate(*self._survival(lambda column: column.threat in names))
+
+    def average(self, threats: Iterable[str] | None = None) -> Estimate:
+        """Mean over threats of the accuracy under each one's worst case (the paper's Acc_avg).
+
+        Its interval applies Wilson's formula to this mean with n images. An image contributes the
+        fraction of the threats that it survives, a number in [0, 1] whose variance is at most
+        that of a yes or no with the same mean, so the interval is conservative (too wide).
+
+        Args:
+            threats: Names of threats; None means all that were attacked. Repeats count once.
+
+        Raises:
+            InputError: If a threat is unknown or there is none.
+        """
+        names = self._chosen(threats)
+        masks = [self._survival(lambda column, name=name: column.threat == name) for name in names]
+        surely = np.stack([surely for surely, _ in masks])
+        maybe = np.stack([maybe for _, maybe in masks])
+        return self._estimate(surely, maybe)
+
+    def _chosen(self, threats: Iterable[str] | None) -> tuple[str, ...]:
+        names = self.threats if threats is None else tuple(dict.fromkeys(threats))
+        for name in names:
+            if name not in self.threats:
+                raise lookup_error("threat", name, self.threats)
+        if not names:
+            raise InputError("threats: needs at least one, got none; evaluate an attack first.")
+        return names
+
+    def _survival(self, keep: Callable[[AttackColumn], bool]) -> tuple[np.ndarray, np.ndarray]:
+        """Return two masks, shape (n,): surely survived, and not known to be broken."""
+        states = np.stack([column.states for column in self.columns if keep(column)])
+        return (states == State.SURVIVED).all(axis=0), (states != State.BROKEN).all(axis=0)
+
+    def _estimate(self, surely: np.ndarray, maybe: np.ndarray) -> Estimate:
+        return Estimate(float(surely.mean()), float(maybe.mean()), len(self))
+
+
+def _check_images(outcomes: Outcomes) -> None:
+    n = len(outcomes.index)
+    if n == 0:
+        raise InputError("Outcomes: needs at least one image, got none; evaluate a larger split.")
+    for name in ("labels", "predictions"):
+        if len(getattr(outcomes, name)) != n:
+            raise InputError(
+                f"Outcomes: {name} must have one entry per image ({n}), got "
+                f"{len(getattr(outcomes, name))}."
+            )
+    if len(np.unique(outcomes.index)) != n:
+        raise InputError("Outcomes: index must not name an image twice; join disjoint shards only.")
+    if outcomes.labels.min() < 0 or outcomes.predictions.min() < -1:
+        raise InputError(
+            f"Outcomes: labels must be at least 0 and predictions at least -1 (error), got "
+            f"{outcomes.labels.min()} and {outcomes.predictions.min()}."
+        )
+
+
+def _check_columns(outcomes: Outcomes) -> None:
+    names = [column.name for column in outcomes.columns]
+    if len(set(names)) != len(names):
+        raise InputError(f"Outcomes: attack names must differ, got {names}; rename one of them.")
+    radii: dict[str, float] = {}
+    for column in outcomes.columns:
+        where = f"Outcomes: attack {column.name!r}"
+        if len(column.states) != len(outcomes):
+            raise InputError(f"{where} has {len(column.states)} of {len(outcomes)} images.")
+        if not math.isclose(radii.setdefault(column.threat, column.radius), column.radius):
+            raise InputError(
+                f"{where} has radius {column.radius:g} where an earlier attack of the threat "
+                f"{column.threat!r} has {radii[column.threat]:g}; a worst case needs one radius."
+            )
+        failed = outcomes.predictions < 0
+        wrong = ~failed & (outcomes.predictions != outcomes.labels)
+        if np.any(column.states[wrong] != State.BROKEN):
+            raise InputError(
+                f"{where} does not count every image with a wrong clean prediction as broken; "
+                f"store these as State.BROKEN with distance 0."
+            )
+        if np.any(column.states[failed] == State.SURVIVED):
+            raise InputError(
+                f"{where} counts images as survived whose clean prediction is an error (-1); "
+                f"store these as State.ERROR."
+            )
+
+
+def _freeze(owner: object, name: str, dtype: type, where: str) -> None:
+    """Replace an array field by a read-only copy of the dtype, refusing to change a number."""
+    given = np.asarray(getattr(owner, name))
+    if given.ndim != 1:
+        raise InputError(f"{where}: {name} must have shape (n,), got {given.shape}.")
+    with np.errstate(invalid="ignore", over="ignore"):
+        array = given.astype(dtype)
+    whole = np.issubdtype(dtype, np.integer)
+    if not np.array_equal(array, given) if whole else not np.isfinite(array).all():
+        rule = "whole numbers in range" if whole else "finite numbers"
+        raise InputError(f"{where}: {name} must be {rule} ({np.dtype(dtype)}), got {given!r}.")
+    array.setflags(write=False)
+    object.__setattr__(owner, name, array)
+
+
+def _same(a: object, b: object) -> bool:
+    pairs = ((getattr(a, f.name), getattr(b, f.name)) for f in fields(a))  # type: ignore[arg-type]
+    return all(
+        np.array_equal(x, y) if isinstance(x, np.ndarray) else bool(x == y) for x, y in pairs
+    )

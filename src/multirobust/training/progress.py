@@ -1,0 +1,152 @@
+"""What is seen while a run trains: a live line in a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol, TextIO, final
+
+__all__ = ["LiveDisplay", "PlainDisplay", "ProgressDisplay", "Silent", "Status", "display_for"]
+
+
+@dataclass(frozen=True)
+class Status:
+    """Where a training stands.
+
+    Args:
+        step: Steps done.
+        steps: Steps of the whole training.
+        epoch: Epochs begun, from 1 on.
+        epochs: Epochs of the whole training.
+        lr: Learning rate of the last step.
+        images_per_second: Since the last status, of clean images.
+        backwards: Forward-backward passes so far, per clean image seen.
+        seconds_left: Estimate for the rest.
+        terms: Means of the loss terms since the last status.
+    """
+
+    step: int
+    steps: int
+    epoch: int
+    epochs: int
+    lr: float
+    images_per_second: float
+    backwards: float
+    seconds_left: float
+    terms: Mapping[str, float] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        terms = " ".join(f"{name} {value:.3f}" for name, value in self.terms.items())
+        return (
+            f"epoch {self.epoch}/{self.epochs}  step {self.step}/{self.steps}  {terms}  "
+            f"lr {self.lr:.3f}  {self.images_per_second:.0f} images/s  "
+            f"{self.backwards:.1f} passes/image  {_clock(self.seconds_left)} left"
+        )
+
+
+class ProgressDisplay(Protocol):
+    """Where statuses go."""
+
+    def start(self, title: str, status: Status) -> None:
+        """Begin, or go on with, a training."""
+
+    def update(self, status: Status) -> None:
+        """Show the newest status."""
+
+    def finish(self, text: str) -> None:
+        """End with one closing line."""
+
+
+@final
+class Silent:
+    """Shows nothing."""
+
+    def start(self, title: str, status: Status) -> None:
+        """See `ProgressDisplay`."""
+
+    def update(self, status: Status) -> None:
+        """See `ProgressDisplay`."""
+
+    def finish(self, text: str) -> None:
+        """See `ProgressDisplay`."""
+
+
+@final
+class PlainDisplay:
+    """One line at a time, no more often than every few seconds.
+
+    Args:
+        stream: Where the lines go.
+        every: Seconds between two lines.
+    """
+
+    def __init__(self, stream: TextIO | None = None, *, every: float = 10.0):
+        self.stream = stream or sys.stderr
+        self.every = every
+        self.title = ""
+        self._last = 0.0
+
+    def start(self, title: str, status: Status) -> None:
+        """See `ProgressDisplay`."""
+        self.title, self._last = title, time.monotonic()
+        resumed = f", resumed at step {status.step}" if status.step else ""
+        self._print(f"{title}: {status.steps} steps{resumed}")
+
+    def update(self, status: Status) -> None:
+        """See `ProgressDisplay`."""
+        if time.monotonic() - self._last >= self.every:
+            self._last = time.monotonic()
+            self._print(f"{self.title}: {status}")
+
+    def finish(self, text: str) -> None:
+        """See `ProgressDisplay`."""
+        self._print(f"{self.title}: {text}")
+
+    def _print(self, line: str) -> None:
+        self.stream.write(line + "\n")
+        self.stream.flush()
+
+
+@final
+class LiveDisplay:
+    """A progress bar that is redrawn in place, for a terminal."""
+
+    def start(self, title: str, status: Status) -> None:
+        """See `ProgressDisplay`."""
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn
+
+        self.title = title
+        self._progress = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=20),
+            TextColumn("{task.fields[status]}"),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self._task = self._progress.add_task(title, total=status.steps, status="")
+        self._progress.start()
+        self.update(status)
+
+    def update(self, status: Status) -> None:
+        """See `ProgressDisplay`."""
+        self._progress.update(self._task, completed=status.step, status=str(status))
+
+    def finish(self, text: str) -> None:
+        """See `ProgressDisplay`."""
+        self._progress.stop()
+        self._progress.console.print(f"{self.title}: {text}", highlight=False, markup=False)
+
+
+def display_for(stream: TextIO | None = None) -> ProgressDisplay:
+    """Return a live display if the stream (standard error) is a terminal, plain lines otherwise."""
+    stream = stream or sys.stderr
+    return LiveDisplay() if stream.isatty() else PlainDisplay(stream)
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,0 +1,96 @@
+"""Where training runs: device, precision and process, by Lightning Fabric."""
+
+from __future__ import annotations
+
+import warnings
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from multirobust.data import Batch
+from multirobust.errors import InputError
+
+__all__ = ["Runtime", "choose_device"]
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device that "auto", "cpu" or "cuda" names here.
+
+    Raises:
+        InputError: If "cuda" is asked for and there is none.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError(
+            "training.device: 'cuda' needs a CUDA device and PyTorch finds none here; use 'auto' or 'cpu'."
+        )
+    use_cuda = name != "cpu" and torch.cuda.is_available()
+    return torch.device("cuda", torch.cuda.current_device()) if use_cuda else torch.device("cpu")
+
+
+class Runtime:
+    """One device with one precision.
+
+    Fabric takes seconds to import, so that happens here and not before.
+
+    Args:
+        device: "auto", "cpu" or "cuda".
+        precision: "32-true", "bf16-mixed" or "64-true".
+    """
+
+    def __init__(self, device: str = "auto", precision: str = "32-true"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            from lightning_fabric import Fabric
+
+        chosen = choose_device(device)
+        self.fabric = Fabric(
+            accelerator="cuda" if chosen.type == "cuda" else "cpu",
+            devices=1,
+            precision=precision,  # pyright: ignore[reportArgumentType]
+        )
+        self.dtype = torch.float64 if precision == "64-true" else torch.float32
+
+    @property
+    def device(self) -> torch.device:
+        """The device that holds the model."""
+        return self.fabric.device
+
+    def set_up(self, model: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Any]:
+        """Return the model and the optimizer as Fabric wraps them; the model moves to the device."""
+        return self.fabric.setup(model, optimizer)
+
+    def place(self, module: nn.Module) -> nn.Module:
+        """Move a module that Fabric does not wrap, such as a defense, to the device."""
+        return module.to(device=self.device, dtype=self.dtype)
+
+    def batch(self, batch: Batch) -> Batch:
+        """Return the batch in the precision of the parameters."""
+        if batch.x.dtype == self.dtype:
+            return batch
+        return Batch(batch.x.to(self.dtype), batch.y, batch.index)
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The precision for forward passes that do not go through the wrapped model."""
+        return self.fabric.autocast()
+
+    def generator(self, seed: int, step: int) -> torch.Generator:
+        """Return the source of random numbers of one step, on the device.
+
+        It depends on seed and step only: a resumed run needs no more than its step.
+        """
+        return torch.Generator(self.device).manual_seed(_mixed(seed, step))
+
+    def backward(self, loss: Tensor) -> None:
+        """Accumulate the gradient of the loss in the parameters."""
+        self.fabric.backward(loss)
+
+
+def _mixed(seed: int, step: int) -> int:
+    """One 63-bit number for a pair; consecutive pairs give unrelated numbers (SplitMix64)."""
+    mask = (1 << 64) - 1
+    value = (seed * 0x9E3779B97F4A7C15 + step + 1) * 0xBF58476D1CE4E5B9 & mask
+    value = (value ^ (value >> 27)) * 0x94D049BB133111EB & mask
+    return (value ^ (value >> 31)) >> 1

@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import os
+import tarfile
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from multirobust.data.cifar10 import get_archive
+from multirobust.data.download import download, unpack
+from multirobust.errors import DataError
+
+CONTENT = bytes(range(256)) * 2000
+MD5 = hashlib.md5(CONTENT).hexdigest()
+
+
+@contextmanager
+def server(content: bytes = CONTENT, *, ranges: bool = True, stop_after: int | None = None):
+    """Serve one file; yield its address, the ranges asked for, and a switch that ends `stop_after`."""
+    asked: list[str | None] = []
+    limits = {"end": stop_after}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            span = self.headers.get("Range")
+            asked.append(span)
+            start = int(span[len("bytes=") : -1]) if span and ranges else 0
+            if start >= len(content):
+                self.send_response(416)
+                self.send_header("Content-Range", f"bytes */{len(content)}")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
+            self.send_response(206 if span and ranges else 200)
+            self.send_header("Content-Length", str(len(content) - start))
+            self.end_headers()
+            self.wfile.write(content[start : limits.get("end")])
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
+        thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{http.server_port}/file.bin", asked, limits.clear
+        finally:
+            http.shutdown()
+            thread.join()
+
+
+@pytest.fixture(autouse=True)
+def _quiet(monkeypatch):
+    import pooch
+
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pooch.get_logger(), "level", logging.WARNING)
+
+
+def test_a_download_is_the_file(tmp_path):
+    with server() as (url, asked, _):
+        path = download(url, tmp_path / "new", md5=MD5)
+        assert path.read_bytes() == CONTENT
+        assert download(url, tmp_path / "new", md5=MD5) == path
+    assert asked == [None]  # the second call found it
+    assert os.listdir(tmp_path / "new") == ["file.bin"]
+
+
+def test_an_interrupted_download_is_continued_where_it_stopped(tmp_path):
+    with server(stop_after=123_456) as (url, asked, mend):
+        with pytest.raises(DataError, match=r"broke after 123,456 of 512,000 bytes.*to continue"):
+            download(url, tmp_path, md5=MD5)
+        assert (tmp_path / "file.bin.part").read_bytes() == CONTENT[:123_456]
+        mend()
+        assert download(url, tmp_path, md5=MD5).read_bytes() == CONTENT
+    assert asked == [None, "bytes=123456-"]
+    assert os.listdir(tmp_path) == ["file.bin"]
+
+
+def test_a_server_without_ranges_makes_the_download_begin_again(tmp_path):
+    (tmp_path / "file.bin.part").write_bytes(b"something else")
+    with server(ranges=False) as (url, asked, _):
+        assert download(url, tmp_path, md5=MD5).read_bytes() == CONTENT
+    assert asked == ["bytes=14-"]
+
+
+def test_a_part_that_is_already_whole_is_used(tmp_path):
+    (tmp_path / "file.bin.part").write_bytes(CONTENT)
+    with server() as (url, asked, _):
+        assert download(url, tmp_path, md5=MD5).read_bytes() == CONTENT
+    assert asked == [f"bytes={len(CONTENT)}-"]
+
+
+def test_a_part_that_is_too_long_is_thrown_away(tmp_path):
+    (tmp_path / "file.bin.part").write_bytes(CONTENT + b"more")
+    with server() as (url, asked, _):
+        assert download(url, tmp_path, md5=MD5).read_bytes() == CONTENT
+    assert asked == [f"bytes={len(CONTENT) + 4}-", None]
+
+
+def test_a_wrong_checksum_is_an_error_that_leaves_nothing(tmp_path):
+    (tmp_path / "file.bin.part").write_bytes(b"not the beginning of it")
+    with server() as (url, _, _):
+        with pytest.raises(DataError, match=f"must have MD5 {MD5}"):
+            download(url, tmp_path, md5=MD5)
+        assert os.listdir(tmp_path) == []
+        assert download(url, tmp_path, md5=MD5).read_bytes() == CONTENT
+
+
+def test_a_server_that_is_not_there_is_one_clear_error(tmp_path):
+    with server() as (url, _, _):
+        pass
+    with pytest.raises(DataError, match="the download failed"):
+        download(url, tmp_path, md5=MD5)
+
+
+def tar(members: dict[str, bytes], *, link: str | None = None) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+        if link is not None:
+            info = tarfile.TarInfo("folder/linked")
+            info.type, info.linkname = tarfile.SYMTYPE, link
+            archive.addfile(info)
+    return buffer.getvalue()
+
+
+def test_unpacking_writes_the_named_files_and_nothing_else(tmp_path):
+    members = {"folder/a": b"A", "../escaped": b"E", "/absolute/b": b"B", "folder/other": b"O"}
+    (tmp_path / "x.tar.gz").write_bytes(tar(members, link="/etc/passwd"))
+    inner = tmp_path / "deep" / "inner"
+    unpack(tmp_path / "x.tar.gz", inner, {"a", "b", "escaped", "linked"})
+    assert {p.name: p.read_bytes() for p in inner.iterdir()} == {
+        "a": b"A",
+        "b": b"B",
+        "escaped": b"E",
+    }
+    assert sorted(p.name for p in tmp_path.rglob("*")) == sorted(
+        ["x.tar.gz", "deep", "inner", "a", "b", "escaped"]
+    )
+
+
+def test_a_broken_archive_is_one_clear_error_and_leaves_no_half_file(tmp_path):
+    content = tar({"folder/a": os.urandom(100_000)})
+    (tmp_path / "x.tar.gz").write_bytes(content[: len(content) // 2])
+    with pytest.raises(DataError, match=r"x\.tar\.gz: cannot be unpacked"):
+        unpack(tmp_path / "x.tar.gz", tmp_path, {"a"})
+    assert not (tmp_path / "a").exists()
+
+
+def test_the_archive_is_downloaded_unpacked_and_deleted(tmp_path):
+    content = tar({"cifar-10-batches-py/test_batch": b"T", "cifar-10-batches-py/readme.html": b"R"})
+    md5 = hashlib.md5(content).hexdigest()
+    with server(content, stop_after=50) as (url, asked, mend):
+        with pytest.raises(DataError, match="download failed"):
+            get_archive(tmp_path / "pickles", url=url, md5=md5)
+        mend()
+        get_archive(tmp_path / "pickles", url=url, md5=md5)
+    assert asked == [None, "bytes=50-"]
+    assert {p.name: p.read_bytes() for p in (tmp_path / "pickles").iterdir()} == {
+        "test_batch": b"T"
+    }
