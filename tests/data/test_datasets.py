@@ -44,7 +44,7 @@ def data(**changes) -> Data:
         (IMAGES.to("meta"), LABELS, "must be on one device, got meta and cpu"),
     ],
 )
-def test_a_split_that_breaks_a_rule_is_one_clear_error(images, labels, words):
+def test_a_split_that_breaks_a_rule_is_one_clear_error(images, labels, words, as_installed):
     with pytest.raises(InputError, match=re.escape(words)) as caught:
         Split(images, labels)
     assert "\n" not in str(caught.value)
@@ -84,7 +84,7 @@ def test_first_refuses_more_images_than_there_are(count):
 
 
 @pytest.mark.parametrize("indices", [[], [6], [-1], [0.5]])
-def test_subset_refuses_positions_that_are_not_there(indices):
+def test_subset_refuses_positions_that_are_not_there(indices, as_installed):
     with pytest.raises(InputError, match="indices must be"):
         SPLIT.subset(indices)
 

@@ -10,6 +10,8 @@ from multirobust.data.digits import digits_indices
 from multirobust.data.holdout import stratified_order
 from multirobust.errors import InputError
 
+CHECKSUM = "f35c6ce50ca4719317c3dae9676231868e7cb803cd3a666d3822ea0b638b8e0d"
+
 
 @pytest.fixture(scope="module")
 def scans():
@@ -27,8 +29,9 @@ def test_the_split_of_the_indices_is_the_published_one(scans):
 
 
 def test_images_and_labels_are_the_scans_of_their_indices(scans):
-    data = digits()
-    for split, indices in zip((data.train, data.test), digits_indices(torch.tensor(scans.target))):
+    data, parts = digits(), digits_indices(torch.tensor(scans.target))
+    splits = (data.train, data.test)
+    for split, indices in zip(splits, parts, strict=True):
         rounded = (torch.tensor(scans.images[indices]) * 255 / 16 + 1e-9).round()
         assert torch.equal(split.images[:, 0].double(), rounded)
         assert split.labels.tolist() == scans.target[indices].tolist()
@@ -77,7 +80,7 @@ def test_validation_images_are_disjoint_from_training_and_together_all():
         ({"train_limit": 1}, "train must hold images of two classes or more"),
     ],
 )
-def test_sizes_that_do_not_fit_are_one_clear_error(options, words):
+def test_sizes_that_do_not_fit_are_one_clear_error(options, words, as_installed):
     with pytest.raises(InputError, match=words):
         digits(**options)
 

@@ -21,7 +21,7 @@ MD5 = hashlib.md5(CONTENT).hexdigest()
 
 @contextmanager
 def server(content: bytes = CONTENT, *, ranges: bool = True, stop_after: int | None = None):
-    """Serve one file; yield its address, the ranges asked for, and a switch that ends `stop_after`."""
+    """Serve one file; yield its address, the ranges asked for, and what ends `stop_after`."""
     asked: list[str | None] = []
     limits = {"end": stop_after}
 

@@ -70,7 +70,6 @@ def test_batches_depend_on_seed_epoch_and_step_alone():
     first = next(loader().epoch(1))
     interleaved = loader()
     others = [next(interleaved.epoch(0)), next(loader(seed=1).epoch(1))]
-    torch.manual_seed(5)
     assert equal(next(interleaved.epoch(1)), first)
     assert not any(torch.equal(other.index, first.index) for other in others)
 
@@ -117,14 +116,14 @@ def test_the_split_is_not_changed():
 
 
 @pytest.mark.parametrize("batch_size", [0, -1, 2.0, True])
-def test_a_batch_size_that_is_no_whole_number_is_refused(batch_size):
+def test_a_batch_size_that_is_no_whole_number_is_refused(batch_size, as_installed):
     with pytest.raises(InputError, match="batch_size must be a whole number"):
         loader(batch_size=batch_size)
 
 
 @pytest.mark.parametrize(("epoch", "start"), [(-1, 0), (0, -1), (0, 7)])
 def test_a_step_outside_the_epoch_is_refused_at_once(epoch, start):
-    with pytest.raises(InputError, match="epoch must be|start must lie in"):
+    with pytest.raises(InputError, match=r"epoch must be|start must lie in"):
         loader().epoch(epoch, start=start)
 
 

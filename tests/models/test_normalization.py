@@ -20,7 +20,7 @@ def test_mean_zero_and_deviation_one_is_exactly_the_identity():
 
 
 def test_is_saved_with_the_weights_and_has_no_parameters():
-    normalize = Normalize(torch.tensor([0.25]), torch.tensor([0.5]))
+    normalize = Normalize((0.25,), (0.5,))
     assert list(normalize.state_dict()) == ["mean", "std"]
     assert not list(normalize.parameters())
     assert repr(normalize) == "Normalize(mean=[0.25], std=[0.5])"

@@ -89,12 +89,13 @@ def cifar10(
     References:
         Krizhevsky, Learning multiple layers of features from tiny images, 2009.
     """
-    count = limit("train_limit", train_limit, BATCHES * BATCH_IMAGES)
+    train_count = limit("train_limit", train_limit, BATCHES * BATCH_IMAGES)
+    test_count = limit("test_limit", test_limit, BATCH_IMAGES)
     pickles = _pickles(folder)
-    wanted = [*_train_files(count), "test_batch"]
+    wanted = [*_train_files(train_count), "test_batch"]
     if download and not all((pickles / name).is_file() for name in wanted):
         get_archive(pickles)
-    train, test = read_splits(pickles, train_limit=count, test_limit=test_limit)
+    train, test = read_splits(pickles, train_limit=train_count, test_limit=test_count)
     train, held_out = hold_out(train, validation)
     return Data(
         "cifar10",

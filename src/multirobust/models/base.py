@@ -18,6 +18,9 @@ from multirobust.types import Logits
 
 __all__ = ["Builder", "Classifier", "Trunk", "check_count", "check_images"]
 
+_CLASSES_HINT = "pass classes=10, say, or a data set"
+_CHANNELS_HINT = "it is 1 for gray images and 3 for color"
+
 
 class Trunk(NamedTuple):
     """The convolutions of an architecture.
@@ -122,14 +125,13 @@ class Builder:
             InputError: If classes is missing, a value breaks its rule, or an option is unknown.
         """
         self._check_options(options)
-        classes = _given(data, "classes", classes, None)
-        channels = _given(data, "channels", channels, 3)
-        check_count("classes", classes, 2, "pass classes=10, say, or a data set")
-        check_count("channels", channels, 1, "it is 1 for gray images and 3 for color")
+        classes = check_count("classes", _given(data, "classes", classes, None), 2, _CLASSES_HINT)
+        channels = check_count("channels", _given(data, "channels", channels, 3), 1, _CHANNELS_HINT)
         check_count("seed", seed, 0, "each seed draws other weights")
-        mean = _given(data, "mean", mean, [0.0] * channels)
-        std = _given(data, "std", std, [1.0] * channels)
-        normalize = Normalize(mean, std)
+        normalize = Normalize(
+            _given(data, "mean", mean, [0.0] * channels),
+            _given(data, "std", std, [1.0] * channels),
+        )
         if normalize.mean.shape[1] != channels:
             raise InputError(
                 f"mean and std must hold one number for each of the {channels} channels, "
@@ -167,10 +169,11 @@ def check_images(x: Tensor, channels: int, dtype: torch.dtype) -> None:
         )
 
 
-def check_count(name: str, value: object, least: int, hint: str) -> None:
-    """Raise InputError unless the value is an integer of at least `least`."""
+def check_count(name: str, value: object, least: int, hint: str) -> int:
+    """Return the value, an integer of at least `least`; raise InputError if it is anything else."""
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise InputError(f"{name} must be an integer of at least {least}, got {value!r}; {hint}.")
+    return value
 
 
 def _given(data: Any, name: str, value: Any, default: Any) -> Any:

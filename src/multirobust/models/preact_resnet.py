@@ -12,11 +12,9 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import TypeAlias, final
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
 from multirobust.models.base import Trunk, check_count
-from multirobust.types import Images
 
 __all__ = ["BasicBlock", "Bottleneck", "pre_activation_trunk", "preact_resnet"]
 
@@ -43,7 +41,7 @@ class BasicBlock(nn.Module):
         )
         self.shortcut = _projection(inputs, width, stride)
 
-    def forward(self, x: Images) -> Images:
+    def forward(self, x: Tensor) -> Tensor:
         """Map (b, inputs, h, w) to (b, width, h / stride, w / stride)."""
         return _add_residual(x, self.activation, self.residual, self.shortcut)
 
@@ -72,7 +70,7 @@ class Bottleneck(nn.Module):
         )
         self.shortcut = _projection(inputs, width * self.expansion, stride)
 
-    def forward(self, x: Images) -> Images:
+    def forward(self, x: Tensor) -> Tensor:
         """Map (b, inputs, h, w) to (b, 4 * width, h / stride, w / stride)."""
         return _add_residual(x, self.activation, self.residual, self.shortcut)
 
@@ -131,7 +129,7 @@ def _projection(inputs: int, outputs: int, stride: int) -> nn.Conv2d | None:
 
 
 def _add_residual(
-    x: torch.Tensor, activation: nn.Module, residual: nn.Module, shortcut: nn.Module | None
-) -> torch.Tensor:
+    x: Tensor, activation: nn.Module, residual: nn.Module, shortcut: nn.Module | None
+) -> Tensor:
     activated = activation(x)
     return residual(activated) + (x if shortcut is None else shortcut(activated))

@@ -1,6 +1,30 @@
 """Views of finished runs for people: comparison tables and the HTML report."""
 
+from multirobust.report.figures import Figure, bar_arrays, cost_arrays, standard_figures
+from multirobust.report.headline import findings
+from multirobust.report.gallery import GalleryCell, GalleryRow
+from multirobust.report.html import render_page, write_report
 from multirobust.report.rendering import latex, markdown, text
-from multirobust.report.tables import RunResult, Table, comparison
+from multirobust.report.tables import Cell, Column, Row, RunResult, Table, comparison, duration
 
-__all__ = ["RunResult", "Table", "comparison", "latex", "markdown", "text"]
+__all__ = [
+    "Cell",
+    "Column",
+    "Figure",
+    "GalleryCell",
+    "GalleryRow",
+    "Row",
+    "RunResult",
+    "Table",
+    "bar_arrays",
+    "comparison",
+    "cost_arrays",
+    "duration",
+    "findings",
+    "render_page",
+    "standard_figures",
+    "latex",
+    "markdown",
+    "text",
+    "write_report",
+]

@@ -11,16 +11,22 @@ from multirobust.report.tables import Cell, Table
 __all__ = ["latex", "markdown", "text"]
 
 
-def text(table: Table) -> str:
-    """Return aligned plain text: the best of a column as *43.4*, the second-best as _42.1_."""
+def text(table: Table, *, details: bool = True) -> str:
+    """Return aligned plain text: the best of a column as *43.4*, the second-best as _42.1_.
+
+    Args:
+        table: What to show.
+        details: Whether to show intervals and deviations; without them the table is
+            less than 80 characters wide.
+    """
     marks = {0: " {} ", 1: "*{}*", 2: "_{}_"}
     body = [[_plain(row.name) for row in table.rows]]
     headings = ["defense"]
     for i, column in enumerate(table.columns):
         cells = [row.cells[i] for row in table.rows]
         numbers = _align([marks[cell.rank].format(cell.text) for cell in cells], ">")
-        details = _align([cell.detail for cell in cells], "<")
-        body.append([f"{n} {d}".rstrip() for n, d in zip(numbers, details, strict=True)])
+        doubts = _align([cell.detail if details else "" for cell in cells], "<")
+        body.append([f"{n} {d}".rstrip() for n, d in zip(numbers, doubts, strict=True)])
         headings.append(f" {column.heading}")
     padded = [_align([h, *cells], "<") for h, cells in zip(headings, body, strict=True)]
     lines = ["  ".join(parts).rstrip() for parts in zip(*padded, strict=True)]

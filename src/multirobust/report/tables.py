@@ -11,7 +11,18 @@ from multirobust.errors import InputError
 from multirobust.evaluation.intervals import Estimate, mean_and_std
 from multirobust.evaluation.outcomes import Outcomes
 
-__all__ = ["Cell", "Column", "Row", "RunResult", "Table", "comparison", "duration", "grouped"]
+__all__ = [
+    "Cell",
+    "Column",
+    "Row",
+    "RunResult",
+    "Table",
+    "comparison",
+    "duration",
+    "estimate",
+    "grouped",
+    "threats_of",
+]
 
 Rank: TypeAlias = Literal[0, 1, 2]
 """1 for the best of a column, 2 for the second-best, 0 for the others."""
@@ -106,7 +117,7 @@ def comparison(results: Sequence[RunResult]) -> Table:
             name were not attacked by the same threats.
     """
     groups = grouped(results)
-    threats = _threats(results)
+    threats = threats_of(results)
     columns = _columns(threats)
     body = [[_cell(runs, column.key) for column in columns] for runs in groups.values()]
     ranked = [
@@ -146,15 +157,23 @@ def grouped(results: Sequence[RunResult]) -> dict[str, list[RunResult]]:
 
 
 def duration(seconds: float) -> str:
-    """Say a time with two or three figures and the unit that suits it.
+    """Say a time in the unit that suits it, to at least two figures.
 
-    >>> [duration(s) for s in (0.35, 41, 252, 19800)]
-    ['0.35 s', '41 s', '4.2 min', '5.5 h']
+    >>> [duration(s) for s in (0.35, 41, 252, 1500, 19800)]
+    ['0.35 s', '41 s', '4.2 min', '25 min', '5.5 h']
     """
-    for size, unit in ((3600, "h"), (60, "min")):
-        if seconds >= 0.995 * size:
-            return f"{_figures(seconds / size)} {unit}"
-    return f"{_figures(seconds)} s"
+    return " ".join(_spoken(seconds)[:2])
+
+
+def _spoken(seconds: float) -> tuple[str, str, float]:
+    """Return the shown number, its unit, and the seconds that the shown text stands for."""
+    if seconds >= 3600 * 0.995:
+        number, unit, size = f"{seconds / 3600:.1f}", "h", 3600
+    elif seconds >= 59.5:
+        number, unit, size = _figures(seconds / 60), "min", 60
+    else:
+        number, unit, size = _figures(seconds), "s", 1
+    return number, unit, float(number) * size
 
 
 def _figures(number: float) -> str:
@@ -163,7 +182,8 @@ def _figures(number: float) -> str:
     return f"{number:.1f}" if number >= 0.995 else f"{number:.2g}"
 
 
-def _threats(results: Iterable[RunResult]) -> tuple[str, ...]:
+def threats_of(results: Iterable[RunResult]) -> tuple[str, ...]:
+    """Return the threats of all runs, those of the paper first and in its order."""
     found = dict.fromkeys(t for result in results for t in result.outcomes.threats)
     return (*(t for t in PAPER_ORDER if t in found), *(t for t in found if t not in PAPER_ORDER))
 
@@ -180,7 +200,8 @@ def _columns(threats: Sequence[str]) -> tuple[Column, ...]:
     )
 
 
-def _view(key: str, outcomes: Outcomes) -> Estimate | None:
+def estimate(outcomes: Outcomes, key: str) -> Estimate | None:
+    """Return the view that a column shows; None where its threat was not attacked."""
     views: dict[str, Callable[[], Estimate]] = {"clean": outcomes.clean}
     if outcomes.threats:
         views |= {"union": outcomes.union, "avg": outcomes.average}
@@ -192,7 +213,7 @@ def _view(key: str, outcomes: Outcomes) -> Estimate | None:
 def _cell(runs: Sequence[RunResult], key: str) -> Cell:
     if key == "time":
         return _time_cell([run.training_seconds for run in runs])
-    views = [view for run in runs if (view := _view(key, run.outcomes)) is not None]
+    views = [view for run in runs if (view := estimate(run.outcomes, key)) is not None]
     if not views:
         return Cell("–")
     low, std = mean_and_std([100 * view.range_low for view in views])
@@ -211,22 +232,17 @@ def _time_cell(seconds: Sequence[float | None]) -> Cell:
     if not known or len(known) < len(seconds):
         return Cell("–")
     mean, _ = mean_and_std(known)
-    return Cell(duration(mean), "", mean)
+    return Cell(duration(mean), "", _spoken(mean)[2])
 
 
 def _rank(cells: Sequence[Cell], lower_is_better: bool) -> list[Cell]:
-    def looks(cell: Cell) -> float:
-        """Times that read alike rank alike: compare what is shown, to two figures."""
-        assert cell.value is not None
-        return float(f"{cell.value:.2g}") if lower_is_better else cell.value
-
-    shown = {looks(cell) for cell in cells if cell.value is not None}
-    order = sorted(shown, reverse=not lower_is_better)
+    values = {cell.value for cell in cells if cell.value is not None}
+    order = sorted(values, reverse=not lower_is_better)
     ranks: dict[float, Rank] = dict(zip(order, (1, 2), strict=False)) if len(order) > 1 else {}
     return [
         cell
         if cell.value is None
-        else Cell(cell.text, cell.detail, cell.value, ranks.get(looks(cell), 0))
+        else Cell(cell.text, cell.detail, cell.value, ranks.get(cell.value, 0))
         for cell in cells
     ]
 
@@ -246,7 +262,7 @@ def _notes(groups: dict[str, list[RunResult]], threats: Sequence[str]) -> Iterab
     if len(sizes) > 1:
         yield "Caution: the runs were evaluated on different numbers of images."
     if any(set(run.outcomes.threats) != set(threats) for run in runs):
-        yield "Caution: not all runs were attacked by all threats; unions and averages differ in scope."
+        yield "Caution: not every run met every threat; their unions and averages do not compare."
     radii: dict[str, set[float]] = {}
     for column in (column for run in runs for column in run.outcomes.columns):
         radii.setdefault(column.threat, set()).add(round(column.radius, 9))

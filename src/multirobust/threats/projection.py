@@ -6,8 +6,8 @@ With w = x_adv - x and the box written as bounds on the displacement, -x <= delt
     l2      delta = clip(t w) within the box,                         sum delta^2 = r^2, t in (0, 1]
     l1      delta = sign(w) clip(|w| - lam, 0, c), c = bound of w,    sum |delta| = r,   lam >= 0
 
-The one unknown of l2 and l1 solves a monotone piecewise linear equation. A search without gradient
-finds the linear piece; on it the unknown has a closed form, which is differentiable twice.
+The one unknown of l2 and l1 solves a monotone piecewise linear equation. `roots` finds the linear
+piece without gradient; on it the unknown has a closed form, which is differentiable twice.
 (A derivative through a sort of the breakpoints gave NaN.)
 
 Every result satisfies distance <= radius * (1 + 1e-6), measured in float64, and lies in [0, 1].
@@ -21,6 +21,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from multirobust.threats.roots import minus, positive, scale_for_l2, threshold_for_l1
 from multirobust.types import Images
 
 __all__ = ["add_toward", "project_l1", "project_l2", "project_linf", "work_dtype"]
@@ -31,9 +32,6 @@ that projecting it again returns it bit for bit."""
 
 _FARTHEST = 1e15
 """Displacements are clamped to this, so that their squares cannot overflow float32."""
-
-_MOST_STEPS = 64
-"""Upper limit of the root search; it ends an image as soon as that one has converged."""
 
 
 def work_dtype(*tensors: Tensor) -> torch.dtype:
@@ -131,24 +129,16 @@ def _project(
 def _shrink_l2(a: Tensor, bound: Tensor, r: Tensor, inside: Tensor) -> Tensor:
     """Return min(t a, bound) with l2 norm r, for images (b, n) that are not inside.
 
-    In units of r, and with the largest a as 1, s = t^2 solves sum min(s a^2, bound^2) = 1.
+    The free coordinates are those below their bound. On them t^2 = (r^2 - sum bound^2) / sum a^2,
+    the first sum over the other coordinates; in units of r, and a in units of its largest.
     """
     c = (bound / r).clamp(max=2)  # a bound beyond the radius never binds
     with torch.no_grad():
-        caps = c.detach().square()
-        peak = _positive(a.detach().amax(1, keepdim=True))
-        squares = (a.detach() / peak).square()
-
-        def newton(s: Tensor) -> tuple[Tensor, Tensor]:
-            grown = squares * s.to(a.dtype)
-            gap = torch.minimum(grown, caps).sum(1, keepdim=True) - 1
-            slope = (squares * (grown < caps)).sum(1, keepdim=True)
-            return gap, s - gap / _positive(slope)
-
-        first = 1 / _positive(squares.sum(1, keepdim=True))
-        root = _root(newton, first, torch.maximum((peak / r).square(), first), inside)
-        free = squares * root.to(a.dtype) < caps
-        scale = _positive((a.detach() * free).amax(1, keepdim=True))
+        peak = positive(a.amax(1, keepdim=True))
+        squares, caps = (a / peak).square(), c.square()
+        s = scale_for_l2(squares, caps, (peak / r).square(), inside)
+        free = squares * s.to(a.dtype) < caps
+        scale = positive((a * free).amax(1, keepdim=True))
     a = torch.where(free, a, 0) / scale
     left = 1 - torch.where(free, 0, c).square().sum(1, keepdim=True)
     length = a.square().sum(1, keepdim=True)
@@ -161,103 +151,19 @@ def _shrink_l2(a: Tensor, bound: Tensor, r: Tensor, inside: Tensor) -> Tensor:
 def _shrink_l1(a: Tensor, bound: Tensor, r: Tensor, inside: Tensor) -> Tensor:
     """Return clip(a - lam, 0, bound) with l1 norm r, for images (b, n) that are not inside.
 
-    lam is kept as a float64 number for each image and subtracted in two parts, so that a - lam is
-    accurate however small the radius is beside a.
+    The free coordinates are those strictly between 0 and their bound. On them, and with the sum of
+    the full ones, lam = (sum a + sum bound - r) / count; solved for the small rest of lam.
     """
     with torch.no_grad():
-        fixed, caps = a.detach(), bound.detach()
-
-        def newton(lam: Tensor) -> tuple[Tensor, Tensor]:
-            kept = _minus(fixed, lam).clamp(min=0)
-            ratio = torch.minimum(kept, caps).sum(1, keepdim=True) / r
-            slope = ((kept > 0) & (kept < caps)).to(a.dtype).sum(1, keepdim=True) / r
-            # far from the root the sum falls off rather like an exponential
-            drop = torch.where(ratio > 2, ratio * ratio.log(), ratio - 1)
-            return 1 - ratio, lam + drop / _positive(slope)
-
-        peak = fixed.amax(1, keepdim=True)
-        lam = _root(newton, torch.zeros_like(peak), peak, inside)
-        kept = _minus(fixed, lam)
-        full = kept >= caps
+        lam = threshold_for_l1(a, bound, r, inside)
+        kept = minus(a, lam)
+        full = kept >= bound
         free = (kept > 0) & ~full
-    kept = torch.where(free, _minus(a, lam), 0)
+        count = free.to(a.dtype).sum(1, keepdim=True).clamp(min=1)
+    kept = torch.where(free, minus(a, lam), 0)
     bound = torch.where(free | full, bound, 0)
-    size = torch.where(free, kept, bound).sum(1, keepdim=True)
-    step = (size - r) / free.to(a.dtype).sum(1, keepdim=True).clamp(min=1)
-    kept = torch.minimum((kept - step).clamp(min=0), bound)
-    return torch.where(free, kept, bound)
-
-
-def _root(
-    newton: Callable[[Tensor], tuple[Tensor, Tensor]], lower: Tensor, upper: Tensor, done: Tensor
-) -> Tensor:
-    """Solve gap(z) = 0 for each image, with gap increasing and piecewise linear in z >= 0.
-
-    Newton's method, secured by bisection of the bracket: at every third step, and whenever Newton
-    leaves the bracket. Bisection halves the number of floating-point values in between, not their
-    distance, so that weights over many decades take hardly more steps than others.
-
-    Args:
-        newton: Returns the gap at z, as a share of the radius, and a guess of the root; both (b, 1).
-        lower: Where the search starts; here gap <= 0. Shape (b, 1).
-        upper: Here gap >= 0. Shape (b, 1).
-        done: The images that need no root, (b, 1).
-
-    Returns:
-        The root in float64; for an image that has not converged, the lower end of its bracket.
-    """
-    tolerance = 16 * torch.finfo(lower.dtype).eps
-    z = lower = from_lower = lower.double()
-    upper = from_upper = upper.double()
-    for step in range(_MOST_STEPS):
-        gap, guess = newton(z)
-        done = done | (gap.abs() <= tolerance) | gap.isnan()
-        if _can_stop(done):
-            break
-        below = gap < 0
-        lower, upper = torch.where(below, z, lower), torch.where(below, upper, z)
-        from_lower = torch.where(below, guess, from_lower)
-        from_upper = torch.where(below, from_upper, guess)
-        following = _middle(lower, upper)
-        if step % 4 < 3:
-            other = torch.where(below, from_upper, from_lower)
-            following = torch.where((other > lower) & (other < upper), other, following)
-            following = torch.where((guess > lower) & (guess < upper), guess, following)
-        z = torch.where(done, z, following)
-    return torch.where(done, z, lower)
-
-
-def _can_stop(done: Tensor) -> bool:
-    """Tell whether all images have converged, where asking costs nothing: on a plain CPU tensor.
-
-    An image that is done keeps its root, so that stopping early changes no bit of the result.
-    """
-    if done.device.type != "cpu" or torch.compiler.is_compiling():
-        return False
-    try:
-        return bool(done.all())
-    except RuntimeError:  # under a tracer or vmap a tensor has no value to ask for
-        return False
-
-
-def _middle(lower: Tensor, upper: Tensor) -> Tensor:
-    """Return the float64 value halfway, in count, between two that are not negative.
-
-    The count goes down to upper / 2^32 at most: a lower end of 0 is a thousand octaves away.
-    """
-    first, last = lower.view(torch.int64), upper.view(torch.int64)
-    return (last - (last - first).clamp(max=32 << 52) // 2).view(torch.float64)
-
-
-def _minus(a: Tensor, lam: Tensor) -> Tensor:
-    """Return a - lam for lam in float64, without rounding lam to the dtype of a."""
-    head = lam.to(a.dtype)
-    return (a - head) - (lam - head).to(a.dtype)
-
-
-def _positive(divisor: Tensor) -> Tensor:
-    """Return the divisor with 1 for 0, for a quotient whose dividend is 0 as well. NaN stays."""
-    return torch.where(divisor == 0, 1, divisor)
+    rest = (torch.where(free, kept, bound).sum(1, keepdim=True) - r) / count
+    return torch.where(free, torch.minimum((kept - rest).clamp(min=0), bound), bound)
 
 
 def _with_value(value: Tensor, formula: Tensor) -> Tensor:
