@@ -247,9 +247,7 @@ _NAMES = {
 
 def shipped_recipes() -> dict[str, str]:
     """Return the names of the recipes in the package, each with its summary."""
-    found = sorted(
-        entry for entry in _recipe_folder().iterdir() if entry.name.endswith(".toml")
-    )
+    found = sorted(entry for entry in _recipe_folder().iterdir() if entry.name.endswith(".toml"))
     return {
         entry.name.removesuffix(".toml"): tomllib.loads(entry.read_text("utf-8")).get("summary", "")
         for entry in found
@@ -324,7 +322,9 @@ def _apply(fields: dict[str, Any], override: str) -> list[str]:
     path, equals, text = override.partition("=")
     keys = path.strip().split(".")
     if not equals or not all(keys):
-        return [f"--set {override!r}: must be written path.to.field=value, such as training.epochs=3."]
+        return [
+            f"--set {override!r}: must be written path.to.field=value, such as training.epochs=3."
+        ]
     try:
         value = tomllib.loads(f"value = {text.strip()}")["value"]
     except tomllib.TOMLDecodeError:

@@ -85,4 +85,6 @@ def lookup_error(kind: str, name: str, known: Iterable[str]) -> InputError:
     InputError("Unknown model: 'wrn2810'. Did you mean 'wrn_28_10'? Known: small_cnn, wrn_28_10.")
     """
     names = sorted(known)
-    return InputError(f"Unknown {kind}: {name!r}.{suggestion(name, names)} Known: {', '.join(names)}.")
+    return InputError(
+        f"Unknown {kind}: {name!r}.{suggestion(name, names)} Known: {', '.join(names)}."
+    )

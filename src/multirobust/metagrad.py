@@ -62,8 +62,8 @@ def meta_gradient(
       backward pass through the inner gradient. The two losses share no graph.
     - "unrolled": one graph from phi through theta_hat to the outer loss.
     - "forward_over_reverse": the tangent, in direction v, of theta -> grad_phi inner(theta, phi).
-      Keeps no graph of a backward pass. It evaluates `inner` twice, so `inner` must return the same
-      value when called again: draw its noise outside.
+      It evaluates `inner` twice, so `inner` must return the same value when called again: draw its
+      noise outside. Every operation on the way needs a forward-mode rule.
 
     Args:
         inner: Maps parameters and phi to a scalar. It must use the parameters that it is given,

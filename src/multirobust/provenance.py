@@ -75,6 +75,8 @@ def _commit() -> str | None:
     try:
         if not git("ls-files", __file__):
             return None
-        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--", str(folder)) else "")
+        return git("rev-parse", "HEAD") + (
+            "+" if git("status", "--porcelain", "--", str(folder)) else ""
+        )
     except (OSError, subprocess.SubprocessError):
         return None

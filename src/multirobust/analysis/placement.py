@@ -11,8 +11,8 @@ __all__ = ["Rectangle", "overlap", "place_labels"]
 Rectangle: TypeAlias = tuple[float, float, float, float]
 """Left, bottom, right, top, in any one unit of length."""
 
-RADII = (8.0, 14.0, 22.0, 32.0, 44.0, 58.0, 76.0, 100.0, 130.0)
-DIRECTIONS = 16
+RADII = (8.0, 14.0, 22.0, 32.0, 44.0, 58.0, 76.0, 100.0, 130.0, 165.0, 200.0)
+DIRECTIONS = 24
 
 
 def place_labels(

@@ -30,7 +30,7 @@ COLORS = {
 SPARE_COLORS = ("#cc79a7", "#56b4e9", "#d55e00", "#f0e442")
 LABELS = {"linf": "ℓ∞", "l1": "ℓ₁", "l2": "ℓ₂"}
 INK, FAINT = "#222222", "#d9d9d9"
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.hashsalt": "multirobust",
     "svg.fonttype": "none",
     "text.parse_math": False,

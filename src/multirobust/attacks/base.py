@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from multirobust.attacks.objectives import CrossEntropy, Objective
-from multirobust.errors import InputError
+from multirobust.errors import InputError, lookup_error
 from multirobust.threats import Threat
 from multirobust.types import Images, Labels
 
@@ -61,7 +61,12 @@ def attacking(
         batch_norm: "batch" puts the model in training mode, so that BatchNorm uses the statistics of
             the attacked batch, as the paper's code does; "running" puts it in evaluation mode;
             None leaves the mode alone.
+
+    Raises:
+        InputError: If batch_norm is none of these.
     """
+    if batch_norm not in ("batch", "running", None):
+        raise lookup_error("batch_norm", str(batch_norm), ("batch", "running"))
     modules, parameters = list(model.modules()), list(model.parameters())
     modes = [module.training for module in modules]
     flags = [parameter.requires_grad for parameter in parameters]
@@ -93,11 +98,22 @@ def input_gradient(
 
     One forward pass and the part of a backward pass that leads to the input: weight gradients are
     never formed, since the parameters do not require one (see `attacking`).
+
+    Raises:
+        InputError: If no gradient leads from the logits to x: such a model would look robust.
     """
     with torch.enable_grad():
         x = x.detach().requires_grad_()
         logits = model(x)
-        (gradient,) = torch.autograd.grad(loss(logits).sum(), x)
+        total = loss(logits).sum()
+        gradient = None
+        if total.requires_grad:
+            (gradient,) = torch.autograd.grad(total, x, allow_unused=True)
+    if gradient is None:
+        raise InputError(
+            "model: its logits must depend differentiably on x, and no gradient leads back to the "
+            "images; remove what detaches, rounds or disables gradients inside the model."
+        )
     return gradient, logits.detach()
 
 
@@ -180,9 +196,7 @@ class Restarts(Attack):
         generator = _seeded(generator, x)
         with attacking(model):
             loss = self.objective.bind(model, x, y)
-            candidates = (
-                self.attack(model, x, y, generator=generator) for _ in range(self.times)
-            )
+            candidates = (self.attack(model, x, y, generator=generator) for _ in range(self.times))
             return strongest(model, candidates, loss)
 
 

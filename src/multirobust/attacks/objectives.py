@@ -11,11 +11,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from multirobust.threats.projection import work_dtype
 from multirobust.types import Images, Labels, Logits, PerImage
 
-__all__ = ["CrossEntropy", "KLDivergence", "Margin", "Objective"]
+__all__ = ["CrossEntropy", "KLDivergence", "Margin", "Objective", "at_least_float32"]
 
 LossOfLogits: TypeAlias = Callable[[Tensor], Tensor]
+
+
+def at_least_float32(logits: Tensor) -> Tensor:
+    """Return the logits in the dtype that losses are computed in: float64 stays, half is raised."""
+    return logits.to(work_dtype(logits))
 
 
 @dataclass(frozen=True)
@@ -39,7 +45,7 @@ class CrossEntropy(Objective):
         """See `Objective.bind`."""
 
         def loss(logits: Logits) -> PerImage:
-            return F.cross_entropy(logits.float(), y, reduction="none")
+            return F.cross_entropy(at_least_float32(logits), y, reduction="none")
 
         return loss
 
@@ -56,10 +62,10 @@ class KLDivergence(Objective):
     def bind(self, model: nn.Module, x: Images, y: Labels) -> LossOfLogits:
         """See `Objective.bind`. Costs one forward pass."""
         with torch.no_grad():
-            clean = F.log_softmax(model(x).float(), dim=1)
+            clean = F.log_softmax(at_least_float32(model(x)), dim=1)
 
         def loss(logits: Logits) -> PerImage:
-            log_p = F.log_softmax(logits.float(), dim=1)
+            log_p = F.log_softmax(at_least_float32(logits), dim=1)
             return F.kl_div(log_p, clean, reduction="none", log_target=True).sum(dim=1)
 
         return loss
@@ -77,7 +83,7 @@ class Margin(Objective):
         """See `Objective.bind`."""
 
         def loss(logits: Logits) -> PerImage:
-            logits = logits.float()
+            logits = at_least_float32(logits)
             true = logits.gather(1, y[:, None]).squeeze(1)
             wrong = logits.scatter(1, y[:, None], float("-inf")).amax(dim=1)
             return wrong - true

@@ -10,7 +10,7 @@ from torch import nn
 
 from multirobust.attacks.base import Attack, attacking, input_gradient, strongest
 from multirobust.attacks.objectives import CrossEntropy, Margin, Objective
-from multirobust.errors import InputError
+from multirobust.errors import InputError, lookup_error
 from multirobust.threats import Threat
 from multirobust.types import Images, Labels
 
@@ -54,6 +54,8 @@ class PGD(Attack):
 
     def __post_init__(self) -> None:
         _check_schedule("PGD", self.steps, (self.step_size,))
+        if self.keep not in ("last", "best"):
+            raise lookup_error("keep", self.keep, ("last", "best"))
 
     @property
     def threats(self) -> tuple[Threat, ...]:

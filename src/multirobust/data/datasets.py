@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Literal, TypeAlias, final
 
 import numpy as np
@@ -30,6 +30,7 @@ class Split:
     Args:
         images: Pixels in 0..255, uint8, shape (n, c, h, w).
         labels: Class indices, int64, shape (n,), on the same device.
+        source: Name of the data set it belongs to, by which evaluation finds its radii.
 
     Raises:
         InputError: If the split is empty, a dtype or a shape is another, a label is negative or
@@ -38,6 +39,7 @@ class Split:
 
     images: Tensor
     labels: Tensor
+    source: str = ""
 
     def __post_init__(self) -> None:
         _check_stored(self.images)
@@ -100,7 +102,9 @@ class Split:
     def to(self, device: torch.device | str) -> Split:
         """Return the split on a device; the same object if it is there."""
         images = self.images.to(device)
-        return self if images is self.images else Split(images, self.labels.to(device))
+        if images is self.images:
+            return self
+        return replace(self, images=images, labels=self.labels.to(device))
 
     def first(self, count: int) -> Split:
         """Return the first images, sharing memory.
@@ -112,7 +116,9 @@ class Split:
             raise InputError(
                 f"count must lie in 1..{len(self)}, the images there are, got {count}."
             )
-        return self if count == len(self) else Split(self.images[:count], self.labels[:count])
+        if count == len(self):
+            return self
+        return replace(self, images=self.images[:count], labels=self.labels[:count])
 
     def subset(self, indices: Tensor | Sequence[int]) -> Split:
         """Return a copy of the images at these positions, in this order.
@@ -122,7 +128,7 @@ class Split:
         """
         index = torch.as_tensor(indices, device=self.images.device)
         check_labels(index, len(self), name="indices")
-        return Split(self.images[index], self.labels[index])
+        return replace(self, images=self.images[index], labels=self.labels[index])
 
     def floats(self, index: slice | int | Tensor | None = None) -> Images:
         """Return pixels in [0, 1] as float32, shape (b, c, h, w).
@@ -177,6 +183,7 @@ class Data:
         for part, split in splits.items():
             if split is not None:
                 self._check_split(part, split)
+                object.__setattr__(split, "source", self.name)
         if bool((self.train.labels == self.train.labels[0]).all()):
             raise InputError(
                 f"{self.name}: train must hold images of two classes or more, all "

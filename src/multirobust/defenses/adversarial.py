@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from multirobust.attacks import Always, Attack, Sampler
+from multirobust.attacks.objectives import at_least_float32
 from multirobust.data import Batch
-from multirobust.defenses.base import Defense, Loss
+from multirobust.defenses.base import Defense, Loss, cross_entropy
 from multirobust.errors import InputError
 
 __all__ = ["TRADES", "AdversarialTraining", "AverageTraining", "Standard"]
@@ -28,7 +29,7 @@ class Standard(Defense[None]):
 
     def loss(self, model: nn.Module, batch: Batch, views: None) -> Loss:
         """See `Defense.loss`."""
-        total = F.cross_entropy(model(batch.x).float(), batch.y)
+        total = cross_entropy(model(batch.x), batch.y)
         return Loss(total, {"cross_entropy": total.detach()})
 
 
@@ -55,7 +56,7 @@ class AdversarialTraining(Defense[Tensor]):
 
     def loss(self, model: nn.Module, batch: Batch, views: Tensor) -> Loss:
         """See `Defense.loss`."""
-        total = F.cross_entropy(model(views).float(), batch.y)
+        total = cross_entropy(model(views), batch.y)
         return Loss(total, {"cross_entropy": total.detach()})
 
 
@@ -86,7 +87,7 @@ class AverageTraining(Defense[tuple[Tensor, ...]]):
 
     def loss(self, model: nn.Module, batch: Batch, views: tuple[Tensor, ...]) -> Loss:
         """See `Defense.loss`."""
-        losses = [F.cross_entropy(model(view).float(), batch.y) for view in views]
+        losses = [cross_entropy(model(view), batch.y) for view in views]
         total = torch.stack(losses).mean()
         return Loss(total, {"cross_entropy": total.detach()})
 
@@ -116,12 +117,12 @@ class TRADES(Defense[Tensor]):
 
     def loss(self, model: nn.Module, batch: Batch, views: Tensor) -> Loss:
         """See `Defense.loss`."""
-        clean = model(batch.x).float()
+        clean = at_least_float32(model(batch.x))
         clean_log_p = F.log_softmax(clean, dim=1)
-        adversarial_log_p = F.log_softmax(model(views).float(), dim=1)
-        cross_entropy = F.cross_entropy(clean, batch.y)
+        adversarial_log_p = F.log_softmax(at_least_float32(model(views)), dim=1)
+        classification = cross_entropy(clean, batch.y)
         divergence = F.kl_div(
             adversarial_log_p, clean_log_p, reduction="batchmean", log_target=True
         )
-        terms = {"cross_entropy": cross_entropy.detach(), "divergence": divergence.detach()}
-        return Loss(cross_entropy + self.beta * divergence, terms)
+        terms = {"cross_entropy": classification.detach(), "divergence": divergence.detach()}
+        return Loss(classification + self.beta * divergence, terms)

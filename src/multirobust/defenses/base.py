@@ -9,10 +9,12 @@ from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from multirobust.attacks.objectives import at_least_float32
 from multirobust.data import Batch
 
-__all__ = ["Defense", "Loss"]
+__all__ = ["Defense", "Loss", "cross_entropy"]
 
 V = TypeVar("V")
 
@@ -28,6 +30,11 @@ class Loss:
 
     total: Tensor
     terms: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    """Return the mean cross-entropy of logits (b, k) with labels (b,), at least in float32."""
+    return F.cross_entropy(at_least_float32(logits), y)
 
 
 class Defense(nn.Module, abc.ABC, Generic[V]):

@@ -5,21 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, final
+from typing import Literal, final, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from multirobust.attacks import Sampler
+from multirobust.attacks.objectives import at_least_float32
 from multirobust.data import Batch
-from multirobust.defenses.base import Defense, Loss
-from multirobust.errors import InputError
+from multirobust.defenses.base import Defense, Loss, cross_entropy
+from multirobust.errors import InputError, lookup_error
 from multirobust.threats import Threat
 
 __all__ = [
     "ConsistencyTraining",
     "ConsistencyViews",
+    "check_settings",
     "consistency_loss",
     "draw_adversarial",
     "jensen_shannon",
@@ -57,7 +59,7 @@ def jensen_shannon(logits: Sequence[Tensor]) -> Tensor:
     Returns:
         A scalar in [0, log(len(logits))].
     """
-    log_p = torch.stack([F.log_softmax(view.float(), dim=1) for view in logits])
+    log_p = torch.stack([F.log_softmax(at_least_float32(view), dim=1) for view in logits])
     log_mixture = torch.logsumexp(log_p, dim=0) - math.log(len(logits))
     return (log_p.exp() * (log_p - log_mixture)).sum(dim=2).mean()
 
@@ -81,10 +83,10 @@ def consistency_loss(
         clean, augmented, adversarial = model(torch.cat(inputs)).chunk(3)
     else:
         clean, augmented, adversarial = (model(view) for view in inputs)
-    cross_entropy = F.cross_entropy(adversarial.float(), batch.y)
+    classification = cross_entropy(adversarial, batch.y)
     divergence = jensen_shannon((clean, adversarial, augmented))
-    terms = {"cross_entropy": cross_entropy.detach(), "consistency": divergence.detach()}
-    return Loss(cross_entropy + beta * divergence, terms | views.terms)
+    terms = {"cross_entropy": classification.detach(), "consistency": divergence.detach()}
+    return Loss(classification + beta * divergence, terms | views.terms)
 
 
 def draw_adversarial(
@@ -95,8 +97,10 @@ def draw_adversarial(
     return attack(model, batch.x, batch.y, generator=generator), attack.threats[0]
 
 
-def check_single_threats(name: str, sampler: Sampler) -> None:
-    """Raise an InputError unless each attack has one threat for augmented images to lie in."""
+def check_settings(name: str, sampler: Sampler, forward: str) -> None:
+    """Raise an InputError unless each attack has one threat and the forward mode is known."""
+    if forward not in get_args(Forward):
+        raise lookup_error("forward", forward, get_args(Forward))
     for attack in sampler.attacks:
         if len(attack.threats) != 1:
             raise InputError(
@@ -117,7 +121,7 @@ class ConsistencyTraining(Defense[ConsistencyViews]):
 
     def __init__(self, sampler: Sampler, *, beta: float = 12.0, forward: Forward = "separate"):
         super().__init__()
-        check_single_threats("ConsistencyTraining", sampler)
+        check_settings("ConsistencyTraining", sampler, forward)
         self.sampler = sampler
         self.beta = beta
         self.forward_mode: Forward = forward

@@ -8,15 +8,14 @@ from typing import Any, Literal, final
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from multirobust.attacks import Sampler, attacking
 from multirobust.data import Batch
-from multirobust.defenses.base import Defense, Loss
+from multirobust.defenses.base import Defense, Loss, cross_entropy
 from multirobust.defenses.consistency import (
     ConsistencyViews,
     Forward,
-    check_single_threats,
+    check_settings,
     consistency_loss,
     draw_adversarial,
 )
@@ -46,6 +45,8 @@ class _Learner:
             parameter.grad = gradient
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        # Autocast keeps the half-precision copies of the weights that it made before the step.
+        torch.clear_autocast_cache()
 
 
 @final
@@ -82,7 +83,7 @@ class MNGAC(Defense[ConsistencyViews]):
         meta_mode: MetaMode = "mixed_vjp",
     ):
         super().__init__()
-        check_single_threats("MNGAC", sampler)
+        check_settings("MNGAC", sampler, forward)
         self.sampler = sampler
         self.noise = noise
         self.beta = beta
@@ -134,10 +135,10 @@ class MNGAC(Defense[ConsistencyViews]):
         theta = {name: p.detach().requires_grad_() for name, p in model.named_parameters()}
 
         def inner(theta: Mapping[str, Tensor], phi: tuple[Tensor, ...]) -> Tensor:
-            return F.cross_entropy(call_with(model, theta, phi[0]).float(), batch.y)
+            return cross_entropy(call_with(model, theta, phi[0]), batch.y)
 
         def outer(theta: Mapping[str, Tensor]) -> Tensor:
-            return F.cross_entropy(call_with(model, theta, x_adv).float(), batch.y)
+            return cross_entropy(call_with(model, theta, x_adv), batch.y)
 
         with attacking(model, "batch"):
             leaf = x_aug.detach().requires_grad_()
@@ -205,7 +206,7 @@ class ANT(Defense[Tensor]):
     ) -> Tensor:
         """Step the generator uphill; the views stay. See `Defense.adapt`."""
         with attacking(model):
-            loss = F.cross_entropy(model(views).float(), batch.y)
+            loss = cross_entropy(model(views), batch.y)
             gradients = torch.autograd.grad(loss, self._learner.parameters)
         self._learner.step(tuple(-gradient for gradient in gradients), lr)
         return views.detach()
@@ -213,9 +214,8 @@ class ANT(Defense[Tensor]):
     def loss(self, model: nn.Module, batch: Batch, views: Tensor) -> Loss:
         """See `Defense.loss`."""
         clean = round(self.clean_share * len(batch.x))
-        total = F.cross_entropy(
-            model(torch.cat((batch.x[:clean], views.detach()[clean:]))).float(), batch.y
-        )
+        mixed = torch.cat((batch.x[:clean], views.detach()[clean:]))
+        total = cross_entropy(model(mixed), batch.y)
         return Loss(total, {"cross_entropy": total.detach()})
 
     def get_extra_state(self) -> dict[str, Any]:

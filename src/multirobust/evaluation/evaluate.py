@@ -119,7 +119,9 @@ def check_model(model: nn.Module, split: Split) -> None:
             f"labels go up to {highest}; use a model with at least {highest + 1} classes."
         )
     if not logits.isfinite().any():
-        raise InputError("model must return finite logits, got none for the first images; check its weights.")
+        raise InputError(
+            "model must return finite logits, got none for the first images; check its weights."
+        )
     sums = logits.float().sum(dim=1)
     if logits.min() >= 0 and logits.max() <= 1 and (sums - 1).abs().max() < 1e-3:
         raise InputError(

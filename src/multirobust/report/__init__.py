@@ -1,8 +1,8 @@
 """Views of finished runs for people: comparison tables and the HTML report."""
 
 from multirobust.report.figures import Figure, bar_arrays, cost_arrays, standard_figures
-from multirobust.report.headline import findings
 from multirobust.report.gallery import GalleryCell, GalleryRow
+from multirobust.report.headline import findings
 from multirobust.report.html import render_page, write_report
 from multirobust.report.rendering import latex, markdown, text
 from multirobust.report.tables import Cell, Column, Row, RunResult, Table, comparison, duration
@@ -21,10 +21,10 @@ __all__ = [
     "cost_arrays",
     "duration",
     "findings",
-    "render_page",
-    "standard_figures",
     "latex",
     "markdown",
+    "render_page",
+    "standard_figures",
     "text",
     "write_report",
 ]

@@ -36,13 +36,13 @@ def _best(bars: Bars) -> Iterator[str]:
         yield f"No defense withstands the union of {where}: every image falls to some attack."
         return
     yield (
-        f"{names[best]} withstands the union of {where} on {_percent(values[best])} of the images "
+        f"{names[best]} withstands the union of {where} on {_percent(float(values[best]))} of the images "
         f"({100 * low[best]:.1f} to {100 * high[best]:.1f} %)"
         f"{', the highest share here' if len(names) > 1 else ''}."
     )
     close = [names[i] for i in order[1:] if high[i] >= low[best]]
     if close:
-        yield f"Their intervals overlap with it, so the order is not certain: {_join(close)}."
+        yield f"That order is not certain: its interval overlaps with that of {_join(close)}."
 
 
 def _transfer(bars: Bars) -> Iterator[str]:
@@ -79,9 +79,9 @@ def _price(bars: Bars, results: Sequence[RunResult]) -> Iterator[str]:
         points = f"{100 * (clean[top] - clean[at]):.1f} points"
         parts.append(f"{points} of clean accuracy less than {bars.names[top]}")
     seconds = {
-        name: np.mean([run.training_seconds for run in runs])
+        name: sum(known) / len(known)
         for name, runs in grouped(results).items()
-        if all(run.training_seconds for run in runs)
+        if len(known := [run.training_seconds for run in runs if run.training_seconds]) == len(runs)
     }
     same_device = len({run.device for run in results}) == 1
     if best in seconds and same_device:

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 from multirobust.errors import InputError, RunError, lookup_error
 from multirobust.files import atomic_write
 from multirobust.report.figures import Figure
-from multirobust.report.headline import SYMBOLS, findings
 from multirobust.report.gallery import GalleryRow, png_address
+from multirobust.report.headline import SYMBOLS, findings
 from multirobust.report.tables import RunResult, comparison, duration
 
 __all__ = ["render_page", "write_report"]

@@ -159,7 +159,7 @@ def grouped(results: Sequence[RunResult]) -> dict[str, list[RunResult]]:
 def duration(seconds: float) -> str:
     """Say a time in the unit that suits it, to at least two figures.
 
-    >>> [duration(s) for s in (0.35, 41, 252, 1500, 19800)]
+    >>> [duration(s) for s in (0.35, 41.0, 252.0, 1500.0, 19800.0)]
     ['0.35 s', '41 s', '4.2 min', '25 min', '5.5 h']
     """
     return " ".join(_spoken(seconds)[:2])
@@ -167,10 +167,10 @@ def duration(seconds: float) -> str:
 
 def _spoken(seconds: float) -> tuple[str, str, float]:
     """Return the shown number, its unit, and the seconds that the shown text stands for."""
-    if seconds >= 3600 * 0.995:
+    if seconds >= 59.5 * 60:
         number, unit, size = f"{seconds / 3600:.1f}", "h", 3600
     elif seconds >= 59.5:
-        number, unit, size = _figures(seconds / 60), "min", 60
+        number, unit, size = _figures(max(1.0, seconds / 60)), "min", 60
     else:
         number, unit, size = _figures(seconds), "s", 1
     return number, unit, float(number) * size

@@ -32,13 +32,12 @@ class Threat(abc.ABC):
     radius: float
 
     def __post_init__(self) -> None:
-        if (
-            not (isinstance(self.radius, (int, float)) and math.isfinite(self.radius))
-            or self.radius <= 0
-        ):
+        number = isinstance(self.radius, (int, float)) and math.isfinite(self.radius)
+        if not number or self.radius <= 0:
             raise InputError(
-                f"{type(self).__name__}: radius must be a positive finite number on the [0, 1] pixel "
-                f"scale, got {self.radius!r}; write 8 / 255 rather than 8, and drop the threat rather than 0."
+                f"{type(self).__name__}: radius must be a positive finite number on the [0, 1] "
+                f"pixel scale, got {self.radius!r}; write 8 / 255 rather than 8, and drop the "
+                "threat rather than set 0."
             )
 
     @abc.abstractmethod
@@ -51,7 +50,7 @@ class Threat(abc.ABC):
 
     @abc.abstractmethod
     def ascent_direction(self, gradient: Images, x_adv: Images) -> Images:
-        """Return the step of unit norm that gains most to first order; zero where the gradient is."""
+        """Return the step of unit norm that gains most to first order, zero for no gradient."""
 
     @abc.abstractmethod
     def sample(self, x: Images, generator: torch.Generator | None = None) -> Images:

@@ -114,14 +114,16 @@ def _project(
     x_adv, x = x_adv.to(dtype).flatten(1), x.to(dtype).flatten(1)
     r = _column(radius, x).flatten(1)
     boxed = x_adv.clamp(0, 1)
-    inside = norm((boxed - x).detach()) <= r * _INSIDE
+    start = norm((boxed - x).detach())
+    inside = start <= r * _INSIDE
     w = (x_adv - x).clamp(-_FARTHEST, _FARTHEST)
     bound = torch.where(w > 0, 1 - x, x)
     delta = w.sign() * shrink(w.abs(), bound, r, inside)
     with torch.no_grad():
         fixed = delta.detach()
         size = norm(fixed)
-        fixed = fixed * torch.where(size > r, r / size, 1).to(dtype)
+        share = torch.where(size > r, r / size, 1) * torch.where(start.isnan(), start, 1)
+        fixed = fixed * share.to(dtype)
         value = add_toward(x.detach(), fixed)
     return torch.where(inside, boxed, _with_value(value, x + delta)).reshape(shape)
 

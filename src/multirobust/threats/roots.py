@@ -45,7 +45,7 @@ def scale_for_l2(squares: Tensor, caps: Tensor, largest: Tensor, done: Tensor) -
 
 @torch.no_grad()
 def threshold_for_l1(sizes: Tensor, caps: Tensor, r: Tensor, done: Tensor) -> Tensor:
-    """Solve sum clip(sizes - lam, 0, caps) = r for lam >= 0: decreasing, neither convex nor concave.
+    """Solve sum clip(sizes - lam, 0, caps) = r for lam >= 0: decreasing, not convex.
 
     On a CPU a search, which ends after a few passes where few caps bind, and a sort for the images
     that it leaves open. On an accelerator, where asking whether a search has ended costs more than
@@ -105,7 +105,7 @@ def _search(
     the gap, and wherever Newton leaves the bracket.
 
     Args:
-        newton: Returns the gap at z, as a share of the target, and a guess of the root; both (b, 1).
+        newton: Returns the gap at z, in units of the target, and a guess of the root, (b, 1).
         lower: Where the search starts; here gap <= 0. Shape (b, 1).
         upper: Here gap >= 0. Shape (b, 1).
         done: Images that need no root, (b, 1).

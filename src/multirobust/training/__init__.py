@@ -1,6 +1,7 @@
 """Training: one loop for all defenses, its checkpoints, its logs."""
 
 from multirobust.training.checkpoint import load_checkpoint, save_checkpoint
+from multirobust.training.interrupt import stop_on_interrupt
 from multirobust.training.progress import (
     LiveDisplay,
     PlainDisplay,
@@ -27,4 +28,5 @@ __all__ = [
     "fit",
     "load_checkpoint",
     "save_checkpoint",
+    "stop_on_interrupt",
 ]

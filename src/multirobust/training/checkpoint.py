@@ -10,60 +10,73 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import pickle
 import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from multirobust.errors import CheckpointError
+from multirobust.errors import CheckpointError, RunError
 from multirobust.files import atomic_write
 
 __all__ = ["load_checkpoint", "save_checkpoint"]
 
 MAGIC = b"multirobust checkpoint 1\n"
-NEWEST, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
+NEXT, NEWEST, PREVIOUS = "checkpoint.next.pt", "checkpoint.pt", "checkpoint.previous.pt"
 
 
 def save_checkpoint(folder: Path, content: dict[str, Any]) -> None:
     """Write a checkpoint into a run folder; the former newest becomes the previous one.
 
+    It is first written whole as `checkpoint.next.pt`, which `load_checkpoint` prefers: at every
+    moment a whole checkpoint lies under one of the three names, and a whole next is the newest.
+
     Raises:
         RunError: If it cannot be written; the checkpoints that are there stay.
+        CheckpointError: If the content holds more than tensors and plain values.
     """
     buffer = io.BytesIO()
     torch.save(content, buffer)
     payload = buffer.getbuffer()
+    _decoded(payload, folder / NEWEST)
     digest = hashlib.sha256(payload).hexdigest().encode() + b"\n"
-    newest, fresh = folder / NEWEST, folder / "checkpoint.next.pt"
 
     def write(stream: Any) -> None:
         stream.write(MAGIC)
         stream.write(digest)
         stream.write(payload)
 
-    atomic_write(fresh, write)
-    if newest.exists():
-        os.replace(newest, folder / PREVIOUS)
-    os.replace(fresh, newest)
+    atomic_write(folder / NEXT, write)
+    try:
+        if (folder / NEWEST).exists():
+            os.replace(folder / NEWEST, folder / PREVIOUS)
+        os.replace(folder / NEXT, folder / NEWEST)
+    except OSError as error:
+        raise RunError(
+            f"{folder}: the new checkpoint is written, but cannot take its name: {error.strerror}. "
+            "It is kept; choose a folder whose files may be renamed."
+        ) from error
 
 
 def load_checkpoint(folder: Path, device: torch.device | str = "cpu") -> dict[str, Any] | None:
     """Return the newest whole checkpoint of a run folder, or None if it has none.
 
-    A damaged newest one is named in a warning and the previous one is taken.
+    A damaged newest one is named in a warning and the one before is taken.
+
+    Args:
+        folder: The run folder.
+        device: Where the tensors go.
 
     Raises:
         CheckpointError: If checkpoints are there and none can be read.
     """
     problems = []
-    for name in ("checkpoint.next.pt", NEWEST, PREVIOUS):
+    for name in (NEXT, NEWEST, PREVIOUS):
         path = folder / name
-        if not path.exists():
-            continue
         try:
             content = _read(path, device)
+        except FileNotFoundError:
+            continue
         except CheckpointError as error:
             problems.append(str(error))
             continue
@@ -81,6 +94,8 @@ def load_checkpoint(folder: Path, device: torch.device | str = "cpu") -> dict[st
 def _read(path: Path, device: torch.device | str) -> dict[str, Any]:
     try:
         data = path.read_bytes()
+    except FileNotFoundError:
+        raise
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from error
     if not data.startswith(MAGIC):
@@ -89,7 +104,16 @@ def _read(path: Path, device: torch.device | str) -> dict[str, Any]:
     payload = memoryview(data)[start:]
     if hashlib.sha256(payload).hexdigest().encode() != data[len(MAGIC) : start - 1]:
         raise CheckpointError(f"{path} is truncated or damaged: its SHA-256 does not fit.")
+    return _decoded(payload, path, device)
+
+
+def _decoded(payload: memoryview, path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     try:
-        return torch.load(io.BytesIO(payload), map_location=device, weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise CheckpointError(f"{path} does not hold plain tensors and values: {error}.") from error
+        content = torch.load(io.BytesIO(payload), map_location=device, weights_only=True)
+    except Exception as error:  # a foreign file can break the reader in any way
+        raise CheckpointError(
+            f"{path} would hold more than tensors and plain values, which is never loaded: {error}"
+        ) from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, not a checkpoint.")
+    return content

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -24,11 +26,12 @@ class MetricsLog:
         step: Where the run resumes; later lines of a killed run are dropped.
 
     Raises:
-        RunError: If the folder cannot be written.
+        RunError: If the folder cannot be written; every method raises it.
     """
 
     def __init__(self, folder: Path, step: int):
-        try:
+        self.folder = folder
+        with self._writing():
             self._metrics = _reopened(folder / "metrics.jsonl", step)
             self._timing = _reopened(folder / "timing.jsonl", step)
             with warnings.catch_warnings():
@@ -36,43 +39,58 @@ class MetricsLog:
                 from torch.utils.tensorboard import SummaryWriter
 
                 self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
-        except OSError as error:
-            raise RunError(
-                f"{folder}: metrics cannot be written: {error.strerror}. Choose a writable --output."
-            ) from error
 
     def write(self, step: int, metrics: dict[str, Any], timing: dict[str, float]) -> None:
         """Append one line to each log."""
-        self._metrics.write(json.dumps({"step": step, **metrics}) + "\n")
-        self._timing.write(json.dumps({"step": step, **timing}) + "\n")
-        for name, value in {**metrics, **timing}.items():
-            self._events.add_scalar(name, value, step)
+        with self._writing():
+            self._metrics.write(json.dumps({"step": step, **metrics}) + "\n")
+            self._timing.write(json.dumps({"step": step, **timing}) + "\n")
+            for name, value in {**metrics, **timing}.items():
+                self._events.add_scalar(name, value, step)
 
     def flush(self) -> None:
         """Bring everything to the disk; called before a checkpoint is written."""
-        for stream in (self._metrics, self._timing):
-            stream.flush()
-            os.fsync(stream.fileno())
-        self._events.flush()
+        with self._writing():
+            for stream in (self._metrics, self._timing):
+                stream.flush()
+                os.fsync(stream.fileno())
+            self._events.flush()
 
     def close(self) -> None:
-        """Flush and close."""
-        self.flush()
-        self._metrics.close()
-        self._timing.close()
-        self._events.close()
+        """Flush and close; what cannot be flushed does not keep the others from closing."""
+        with contextlib.ExitStack() as closing:
+            closing.enter_context(self._writing())
+            for log in (self._events, self._timing, self._metrics):
+                closing.callback(log.close)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise RunError(
+                f"{self.folder}: metrics cannot be written: {error.strerror or error}. Free some "
+                "space or choose a writable --output; the checkpoints that are there stay."
+            ) from error
 
 
 def _reopened(path: Path, step: int) -> TextIO:
-    """Open a log for appending, without the lines that came after the step."""
-    kept = []
-    for line in path.read_text("utf-8").splitlines() if path.exists() else []:
+    """Open a log for appending, cut after the last whole line that is not beyond the step.
+
+    The lines that stay are not written again, so that no moment loses them.
+    """
+    if path.exists():
+        os.truncate(path, _end(path.read_bytes(), step))
+    return path.open("a", encoding="utf-8")
+
+
+def _end(data: bytes, step: int) -> int:
+    end = 0
+    for line in data.splitlines(keepends=True):
         try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
+            if not line.endswith(b"\n") or json.loads(line)["step"] > step:
+                break
         except (ValueError, KeyError, TypeError):
-            break  # the torn last line of a killed run
-    stream = path.open("w", encoding="utf-8")
-    stream.writelines(kept)
-    stream.flush()
-    return stream
+            break  # torn by a kill
+        end += len(line)
+    return end

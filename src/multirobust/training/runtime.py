@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -24,7 +26,8 @@ def choose_device(name: str) -> torch.device:
     """
     if name == "cuda" and not torch.cuda.is_available():
         raise InputError(
-            "training.device: 'cuda' needs a CUDA device and PyTorch finds none here; use 'auto' or 'cpu'."
+            "training.device: 'cuda' needs a CUDA device and PyTorch finds none here; "
+            "use 'auto' or 'cpu'."
         )
     use_cuda = name != "cpu" and torch.cuda.is_available()
     return torch.device("cuda", torch.cuda.current_device()) if use_cuda else torch.device("cpu")
@@ -41,16 +44,18 @@ class Runtime:
     """
 
     def __init__(self, device: str = "auto", precision: str = "32-true"):
+        chosen = choose_device(device)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
             from lightning_fabric import Fabric
 
-        chosen = choose_device(device)
-        self.fabric = Fabric(
-            accelerator="cuda" if chosen.type == "cuda" else "cpu",
-            devices=1,
-            precision=precision,  # pyright: ignore[reportArgumentType]
-        )
+            from multirobust.training.precision import BFloat16Mixed
+
+        options: dict[str, Any] = {"precision": precision}
+        if precision == "bf16-mixed":
+            options = {"plugins": [BFloat16Mixed(chosen.type)]}
+        devices = [chosen.index] if chosen.type == "cuda" else 1
+        self.fabric = Fabric(accelerator=chosen.type, devices=devices, **options)
         self.dtype = torch.float64 if precision == "64-true" else torch.float32
 
     @property
@@ -75,6 +80,17 @@ class Runtime:
     def autocast(self) -> AbstractContextManager[Any]:
         """The precision for forward passes that do not go through the wrapped model."""
         return self.fabric.autocast()
+
+    @contextlib.contextmanager
+    def reproducible(self) -> Iterator[None]:
+        """Hold cuDNN to the same algorithm each time, so that the same step gives the same bits."""
+        cudnn = torch.backends.cudnn
+        before = cudnn.deterministic, cudnn.benchmark
+        cudnn.deterministic, cudnn.benchmark = True, False
+        try:
+            yield
+        finally:
+            cudnn.deterministic, cudnn.benchmark = before
 
     def generator(self, seed: int, step: int) -> torch.Generator:
         """Return the source of random numbers of one step, on the device.

@@ -1,0 +1,113 @@
+"""Training and evaluating from Python, with any model and any data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from multirobust import defenses, evaluation, training
+from multirobust.attacks import threats_from
+from multirobust.config import Recipe, load_recipe
+from multirobust.data import Data, Split
+from multirobust.defenses import Defense
+from multirobust.errors import InputError
+from multirobust.evaluation import Outcomes, Suite
+from multirobust.experiment.runs import identity, make_folder
+from multirobust.training import Fit, ProgressDisplay
+
+__all__ = ["evaluate", "recipe_for", "train"]
+
+
+def train(
+    model: nn.Module,
+    data: Data,
+    defense: str | Defense[Any] = "mng_ac",
+    *,
+    recipe: Recipe | None = None,
+    seed: int = 0,
+    folder: str | Path | None = None,
+    display: ProgressDisplay | None = None,
+) -> Fit:
+    """Train a classifier against several attacks.
+
+    Args:
+        model: Any classifier from images in [0, 1] to logits; trained in place.
+        data: What to train on.
+        defense: A name of `multirobust list defenses`, or a defense.
+        recipe: Radii, attacks, hyper-parameters, schedule; None takes the shipped one of the data.
+        seed: Of everything random.
+        folder: Where to keep checkpoints and metrics, and to resume from; None keeps nothing.
+        display: Where progress is shown; None shows nothing.
+
+    Returns:
+        The trained model with time and passes. See `training.Fit`.
+    """
+    recipe = recipe or recipe_for(data.name)
+    name = defense if isinstance(defense, str) else type(defense).__name__
+    if isinstance(defense, str):
+        defense = defenses.build(defense, recipe, channels=data.channels, seed=seed)
+    if folder is not None:
+        folder = Path(folder)
+        make_folder(folder)
+    return training.fit(
+        model,
+        data,
+        defense,
+        recipe.training,
+        seed=seed,
+        batch_norm=recipe.attack.batch_norm,
+        folder=folder,
+        identity=identity(recipe, name, seed),
+        display=display,
+        title=name,
+    )
+
+
+def evaluate(
+    model: nn.Module,
+    data: Data | Split,
+    suite: str | Suite = "quick",
+    *,
+    recipe: Recipe | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+) -> Outcomes:
+    """Attack a classifier with a suite.
+
+    Args:
+        model: Any classifier from images in [0, 1] to logits, in evaluation mode.
+        data: A split, or a data set, of which the test split is used.
+        suite: A name of `multirobust list suites`, or a suite.
+        recipe: Radii, steps, batch size; None takes the shipped one of the data.
+        limit: Use only the first images.
+        seed: Of the attacks' random starts.
+
+    Returns:
+        What happened to every image; see `evaluation.Outcomes`.
+    """
+    split = data.test if isinstance(data, Data) else data
+    recipe = recipe or recipe_for(split.source)
+    if isinstance(suite, str):
+        threats = threats_from(recipe.threats)
+        suite = evaluation.build_suite(suite, threats, recipe.evaluation.attack)
+    return evaluation.evaluate_suite(
+        model,
+        split,
+        suite,
+        batch_size=recipe.evaluation.batch_size,
+        limit=limit or recipe.evaluation.limit,
+        seed=seed,
+    )
+
+
+def recipe_for(name: str) -> Recipe:
+    """Return the shipped recipe of a data set, for calls that bring data but no recipe."""
+    try:
+        return load_recipe(name)
+    except InputError:
+        raise InputError(
+            f"data: no recipe is shipped for {name or 'a split of its own'!r}, so radii and steps "
+            "are unknown; pass recipe=..., such as recipe=multirobust.load_recipe('cifar10')."
+        ) from None

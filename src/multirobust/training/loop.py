@@ -1,0 +1,255 @@
+"""The state of one training, and how it moves: what `fit` drives."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from multirobust.attacks import PassMeter, attacking
+from multirobust.config import TrainingConfig
+from multirobust.data import Batch, Data, Loader
+from multirobust.defenses import Defense, Loss
+from multirobust.errors import CheckpointError, Interrupted, TrainingError
+from multirobust.training.averages import Averages
+from multirobust.training.checkpoint import load_checkpoint, save_checkpoint
+from multirobust.training.metrics import MetricsLog
+from multirobust.training.progress import ProgressDisplay, Status
+from multirobust.training.run_folder import difference
+from multirobust.training.runtime import Runtime
+from multirobust.training.schedule import Triangular
+
+__all__ = ["Job", "Loop"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What `fit` was asked to do."""
+
+    model: nn.Module
+    data: Data
+    defense: Defense[Any]
+    config: TrainingConfig
+    seed: int
+    batch_norm: Literal["batch", "running"]
+    folder: Path | None
+    given: dict[str, Any] = field(default_factory=dict)
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that a checkpoint must agree with."""
+        bits = self.config.model_dump(mode="json", exclude={"device", "checkpoint_seconds"})
+        data = {"name": self.data.name, "images": len(self.data.train)}
+        facts = {"seed": self.seed, "batch_norm": self.batch_norm, "data": data, "training": bits}
+        return {**facts, **({"run": self.given} if self.given else {})}
+
+
+class Loop:
+    """The state of one training, and how it moves."""
+
+    def __init__(self, job: Job):
+        config = job.config
+        self.job = job
+        self.model = job.model
+        self.runtime = Runtime(config.device, config.precision)
+        self.defense: Any = self.runtime.place(job.defense)
+        self.sgd = torch.optim.SGD(
+            self.runtime.place(job.model).parameters(),
+            lr=config.peak_lr,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+        )
+        self.wrapped, self.stepper = self.runtime.set_up(job.model, self.sgd)
+        self.loader = Loader(
+            job.data.train,
+            batch_size=config.batch_size,
+            seed=job.seed,
+            augmentation=job.data.augmentation,
+            device=self.runtime.device,
+        )
+        self.steps = config.epochs * len(self.loader)
+        self.schedule = Triangular(self.steps, config.peak_lr, config.peak_at)
+        self.meter = PassMeter(job.model)
+        self.averages = Averages()
+        self.step, self.seen, self.seconds, self.lr = 0, 0, 0.0, 0.0
+        self._resume()
+
+    def run(self, display: ProgressDisplay, title: str, stop: Callable[[], bool]) -> None:
+        """Take the remaining steps."""
+        ending = "stopped by an error"
+        display.start(title, self._status({}, 0.0, 0.0))
+        try:
+            if self.step < self.steps:
+                with self._log() as log, self.meter, self.runtime.reproducible():
+                    self._steps(log, display, stop)
+            ending = f"trained in {self.seconds:.0f} s, {self.per_image()[1]:.1f} passes/image"
+        except Interrupted:
+            ending = "interrupted, saved" if self.job.folder else "interrupted"
+            raise
+        finally:
+            display.finish(ending)
+
+    def _log(self) -> contextlib.AbstractContextManager[MetricsLog | None]:
+        if self.job.folder is None:
+            return contextlib.nullcontext()
+        return contextlib.closing(MetricsLog(self.job.folder, self.step))
+
+    def _steps(
+        self, log: MetricsLog | None, display: ProgressDisplay, stop: Callable[[], bool]
+    ) -> None:
+        config = self.job.config
+        self._tick = saved = time.monotonic()
+        self._reported = self.step, self.seen, self.seconds
+        first, start = divmod(self.step, len(self.loader))
+        for epoch in range(first, config.epochs):
+            for batch in self.loader.epoch(epoch, start if epoch == first else 0):
+                self._train_step(self.runtime.batch(batch))
+                at_end = self.step % len(self.loader) == 0
+                if self.averages.steps == config.log_steps or at_end:
+                    self._report(log, display, epoch)
+                self._pass_time()
+                stopping = stop() and self.step < self.steps
+                if at_end or stopping or self._tick - saved >= config.checkpoint_seconds:
+                    self._save(log)
+                    saved = time.monotonic()
+                if stopping:
+                    raise Interrupted(self._how_to_go_on())
+
+    def _train_step(self, batch: Batch) -> None:
+        """One step of any defense: craft, adapt, minimize."""
+        model, defense, runtime = self.model, self.defense, self.runtime
+        self.lr = self.schedule.apply(self.sgd, self.step)
+        generator = runtime.generator(self.job.seed, self.step)
+        model.train()
+        with runtime.autocast():
+            with attacking(model, self.job.batch_norm):
+                views = defense.craft(model, batch, generator=generator)
+            views = defense.adapt(model, batch, views, lr=self.lr, generator=generator)
+            loss: Loss = defense.loss(self.wrapped, batch, views)
+        self.sgd.zero_grad(set_to_none=True)
+        runtime.backward(loss.total)
+        self.stepper.step()
+        self.averages.add({"loss": loss.total, **loss.terms})
+        self.step += 1
+        self.seen += len(batch)
+
+    def _pass_time(self) -> None:
+        now = time.monotonic()
+        self.seconds, self._tick = self.seconds + now - self._tick, now
+
+    def _report(self, log: MetricsLog | None, display: ProgressDisplay, epoch: int) -> None:
+        """Show and write the means since the last report; the one place that waits for the device."""
+        terms = self.averages.means()
+        self.averages.reset()
+        self._check_finite(terms)
+        self._pass_time()
+        step, seen, seconds = self._reported
+        self._reported = self.step, self.seen, self.seconds
+        elapsed = max(self.seconds - seconds, 1e-9)
+        rate = (self.seen - seen) / elapsed
+        left = (self.steps - self.step) * elapsed / (self.step - step)
+        display.update(self._status(terms, rate, left))
+        if log:
+            forwards, backwards = self.per_image()
+            metrics = {"epoch": epoch + 1, "lr": self.lr, **terms}
+            metrics |= {"forwards": forwards, "backwards": backwards}
+            log.write(self.step, metrics, {"seconds": self.seconds, "images_per_second": rate})
+
+    def _status(self, terms: dict[str, float], rate: float, left: float) -> Status:
+        begun = -(-self.step // len(self.loader))
+        return Status(
+            step=self.step,
+            steps=self.steps,
+            epoch=max(begun, 1),
+            epochs=self.job.config.epochs,
+            lr=self.lr,
+            images_per_second=rate,
+            backwards=self.per_image()[1],
+            seconds_left=left,
+            terms=terms,
+        )
+
+    def per_image(self) -> tuple[float, float]:
+        """Return the forward and the backward passes so far, per clean image seen."""
+        seen = max(self.seen, 1)
+        return self.meter.forwards / seen, self.meter.backwards / seen
+
+    def _check_finite(self, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            if not math.isfinite(value):
+                kept = f" The last good checkpoint stays in {self.job.folder}."
+                raise TrainingError(
+                    f"The training's {name!r} became {value} by step {self.step} of {self.steps} "
+                    f"(lr {self.lr:.4g}).{kept if self.job.folder else ''} Lower training.peak_lr, "
+                    "or use precision '32-true'."
+                )
+
+    def _save(self, log: MetricsLog | None) -> None:
+        """Save, unless something is not finite; before the end of an epoch, this waits too."""
+        self._check_finite(self.averages.means())
+        for name, module in (("weights", self.model), ("weights of the defense", self.defense)):
+            tensors = [*module.parameters(), *module.buffers()]
+            finite = [tensor.detach().isfinite().all() for tensor in tensors]
+            if finite and not torch.stack(finite).all():
+                self._check_finite({name: math.nan})
+        if self.job.folder is None:
+            return
+        if log:
+            log.flush()
+        save_checkpoint(self.job.folder, self._state())
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "identity": self.job.identity(),
+            "step": self.step,
+            "seen": self.seen,
+            "seconds": self.seconds,
+            "lr": self.lr,
+            "forwards": self.meter.forwards,
+            "backwards": self.meter.backwards,
+            "averages": self.averages.state_dict(),
+            "model": self.model.state_dict(),
+            "defense": self.defense.state_dict(),
+            "optimizer": self.sgd.state_dict(),
+        }
+
+    def _resume(self) -> None:
+        folder = self.job.folder
+        content = load_checkpoint(folder) if folder else None
+        if content is None:
+            return
+        made_with, wanted = content.get("identity", {}), self.job.identity()
+        if made_with != wanted:
+            raise CheckpointError(
+                f"The checkpoint in {folder} was made with other settings "
+                f"({difference(made_with, wanted)}); choose another --output, or the settings it "
+                "was made with."
+            )
+        try:
+            self._restore(content)
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"The checkpoint in {folder} does not fit this model and defense: {error}. Choose "
+                "another --output, or the version of the program that wrote it."
+            ) from error
+
+    def _restore(self, content: dict[str, Any]) -> None:
+        self.step, self.seen, self.seconds = content["step"], content["seen"], content["seconds"]
+        self.meter.forwards, self.meter.backwards = content["forwards"], content["backwards"]
+        self.lr = content["lr"]
+        self.averages.load_state_dict(content["averages"], self.runtime.device)
+        self.model.load_state_dict(content["model"])
+        self.defense.load_state_dict(content["defense"])
+        self.sgd.load_state_dict(content["optimizer"])
+
+    def _how_to_go_on(self) -> str:
+        where = f"Interrupted at step {self.step} of {self.steps}"
+        if self.job.folder is None:
+            return f"{where}; without a folder nothing is kept."
+        return f"{where}; saved in {self.job.folder}. Run the same command again to go on."
