@@ -2,9 +2,9 @@
 
     OMP_NUM_THREADS=1 python benchmarks/meta_gradient.py --width 16 --batch 64
 
-Each row runs in a process of its own. Time is the fastest of the repetitions; peak memory is what
-the process holds at its highest (resident set; allocated tensors on a GPU) beyond what it held
-before the first full-size pass.
+Each row runs in a process of its own. Time is the fastest of the repetitions, in seconds
+of processor time (of wall time on a GPU); peak memory is what the process holds at its highest
+(resident set; allocated tensors on a GPU) beyond what it held before the first full-size pass.
 """
 
 from __future__ import annotations
@@ -58,13 +58,14 @@ def measure(name: str, options: dict) -> tuple[float, float, list[float]]:
     _pass(name, options | {"batch": 2, "size": 8})()  # loads what the first pass loads
     run = _pass(name, options)
     before = _held(device)
+    clock = time.perf_counter if device.type == "cuda" else time.process_time
     seconds = []
     for _ in range(options["repeats"]):
-        start = time.perf_counter()
+        start = clock()
         gradients = run()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        seconds.append(time.perf_counter() - start)
+        seconds.append(clock() - start)
     peak = (_highest(device) - before) / 2**20
     return min(seconds), peak, torch.cat([g.flatten() for g in gradients]).tolist()
 

@@ -1,17 +1,23 @@
-"""Shape checks over the whole package, one thread, and fixtures that every folder shares."""
+"""Shape checks over the floors that compute, one thread, and fixtures that every folder shares."""
 
 from __future__ import annotations
 
 import os
+import sys
+from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+sys.path.insert(0, str(Path(__file__).parent))
 
-from jaxtyping import install_import_hook
-
-install_import_hook(["multirobust.attacks", "multirobust.defenses", "multirobust.threats"], "beartype.beartype")
-
+import jaxtyping
 import pytest
+
+jaxtyping.install_import_hook(
+    ["multirobust.attacks", "multirobust.defenses", "multirobust.threats"], "beartype.beartype"
+)
+
 import torch
+from fixtures_data import cifar10_folder  # noqa: F401
 
 torch.set_num_threads(1)
 
@@ -19,6 +25,12 @@ torch.set_num_threads(1)
 @pytest.fixture
 def generator() -> torch.Generator:
     return torch.Generator().manual_seed(1234)
+
+
+@pytest.fixture
+def as_installed(monkeypatch):
+    """Without the type checks of the tests, so that the package's own errors are seen."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 @pytest.fixture(autouse=True)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from multirobust.errors import InputError
 from multirobust.metagrad import call_with, meta_gradient
 from multirobust.models import NoiseGenerator
+from multirobust.threats import L1, L2, Linf
 
 MODES = ["mixed_vjp", "unrolled", "forward_over_reverse"]
 every_mode = pytest.mark.parametrize("mode", MODES)
@@ -83,6 +84,9 @@ class Problem:
             names = [name for name, _ in self.noise.named_parameters()]
             weights = dict(zip(names, phi, strict=True))
             noise = torch.func.functional_call(self.noise, weights, (self.z, self.x))
+        return self.constrain(noise)
+
+    def constrain(self, noise: Tensor) -> Tensor:
         return (self.x + noise.clamp(-0.3, 0.3)).clamp(0, 1)
 
     def inner(self, theta: dict[str, Tensor], phi: tuple[Tensor, ...]) -> Tensor:
@@ -149,6 +153,16 @@ def test_the_modes_agree_on_a_network_with_batch_norm(source, training, dtype, t
     assert expected.norm() > 1e-4
     for mode in MODES[1:]:
         assert relative_error(problem.gradients(mode), expected) < tolerance
+
+
+@pytest.mark.parametrize("threat", [Linf(0.3), L2(1.0), L1(8.0)], ids=lambda threat: threat.norm)
+def test_the_modes_agree_through_the_projection_of_each_threat(threat):
+    problem = Problem(dtype=torch.float32, source="generator")
+    problem.constrain = lambda noise: threat.project(problem.x + noise, problem.x)
+    expected = problem.gradients("mixed_vjp")
+    assert expected.norm() > 1e-5
+    for mode in MODES[1:]:
+        assert relative_error(problem.gradients(mode), expected) < 1e-5
 
 
 @every_mode

@@ -278,9 +278,8 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     try:
         recipe = Recipe.model_validate(_merged(base, fields))
     except ValidationError as error:
-        problems += [_sentence(detail) for detail in error.errors()]
-    else:
-        problems += _cross_problems(recipe)
+        raise ConfigError(problems + [_sentence(detail) for detail in error.errors()]) from None
+    problems += _cross_problems(recipe)
     if problems:
         raise ConfigError(problems)
     return recipe

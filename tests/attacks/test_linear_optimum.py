@@ -13,6 +13,7 @@ from multirobust.threats import L1, L2, Linf
 
 SHAPE = (2, 4, 4)
 PIXELS = 32
+WIDE = {"linf": 0.3, "l2": 2.0, "l1": 6.0}
 DUAL = {"linf": 1, "l2": 2, "l1": float("inf")}
 
 every_norm = pytest.mark.parametrize(
@@ -74,19 +75,18 @@ def test_pgd_attains_the_dual_norm_where_the_box_does_not_bind(threat, classes):
 
 
 @every_norm
-@every_class_count
 @pytest.mark.parametrize("random_start", [True, False])
-def test_pgd_attains_the_optimum_where_the_box_binds(threat, classes, random_start):
+def test_pgd_attains_the_optimum_where_the_box_binds(threat, random_start):
     if threat.norm == "l1" and random_start:
         pytest.skip("one pixel a step is slow to gather what a random start has spread")
-    model, y = half_space(classes), labels(8, classes)
-    x = random_images(8, *SHAPE, seed=2)
+    model, y = half_space(3), labels(6, 3)
+    x = random_images(6, *SHAPE, seed=2)
     optimum = model.greatest_gain(threat, x, y)
     dual = threat.radius * model.weight.detach().double().norm(DUAL[threat.norm])
     assert (optimum < 0.98 * dual).all(), "the box does not bind"
     attack = PGD(
         threat=threat,
-        steps=200,
+        steps=120,
         step_size=threat.radius / 20,
         random_start=random_start,
     )
@@ -106,15 +106,15 @@ def test_a_dense_l1_step_falls_short_of_the_dual_norm():
 
 @pytest.mark.parametrize("winner", ["linf", "l2", "l1"])
 def test_msd_attains_the_greatest_of_the_optima(winner):
-    model, x, y = half_space(), random_images(6, *SHAPE, seed=2), labels(6, 2)
-    radii = {"linf": 0.05, "l2": 0.2, "l1": 0.3} | {winner: {"linf": 0.3, "l2": 2, "l1": 6}[winner]}
+    model, x, y = half_space(), random_images(4, *SHAPE, seed=2), labels(4, 2)
+    radii = {"linf": 0.05, "l2": 0.2, "l1": 0.3} | {winner: WIDE[winner]}
     balls = (Linf(radii["linf"]), L2(radii["l2"]), L1(radii["l1"], density=1 / PIXELS))
     optima = torch.stack([model.greatest_gain(ball, x, y) for ball in balls])
     greatest = optima.max(dim=0).values
     assert (optima.argmax(dim=0) == ["linf", "l2", "l1"].index(winner)).all()
-    attack = MSD(balls=balls, step_sizes=tuple(ball.radius / 40 for ball in balls), steps=200)
+    attack = MSD(balls=balls, step_sizes=tuple(ball.radius / 10 for ball in balls), steps=40)
     x_adv = attack(model, x, y)
-    assert_attained(model.gain(x_adv, x, y), greatest, 0.03)
+    assert_attained(model.gain(x_adv, x, y), greatest, 0.05)
     index = ["linf", "l2", "l1"].index(winner)
     assert (balls[index].distance(x_adv, x) <= balls[index].radius * (1 + 1e-6)).all()
 
@@ -130,7 +130,7 @@ def test_msd_whose_steps_reach_the_boundary_attains_the_greatest_optimum_at_once
 
 def test_worst_case_attains_the_greatest_optimum_of_its_parts():
     model, x, y = half_space(), random_images(6, *SHAPE, seed=2), labels(6, 2)
-    balls = (Linf(0.05), L2(0.31))
+    balls = (Linf(0.05), L2(0.18))
     parts = tuple(PGD(threat=ball, steps=60, step_size=ball.radius / 5) for ball in balls)
     optima = torch.stack([model.greatest_gain(ball, x, y) for ball in balls])
     assert optima.argmax(0).unique().numel() == 2, "the two norms should share the images"

@@ -194,7 +194,6 @@ def test_derivatives_are_exact_where_the_box_is_active(threat):
     projected = threat.project(x_adv, x)
     assert on_border
     assert ((projected == 0) | (projected == 1)).any()
-
     assert_derivatives(lambda images: threat.project(images, x), (x_adv.requires_grad_(),))
 
 
@@ -202,31 +201,6 @@ def assert_derivatives(function, inputs):
     with torch.random.fork_rng():  # the checks draw their directions from the global generator
         assert torch.autograd.gradcheck(function, inputs, check_forward_ad=True)
         assert torch.autograd.gradgradcheck(function, inputs)
-
-
-@of_every_norm
-@pytest.mark.parametrize("scale", [0.05, 1.0])
-def test_first_and_second_derivatives_are_exact(threat, scale):
-    x_adv, _ = displaced((2, 1, 3, 3), scale, seed=3, dtype=torch.float64)
-    x = uniform((2, 1, 3, 3), seed=4, dtype=torch.float64)
-    inputs = (x_adv.requires_grad_(), x.requires_grad_())
-    assert_derivatives(threat.project, inputs)
-
-
-@forward_mode
-@of_every_norm
-def test_derivatives_are_exact_where_the_box_is_active(threat):
-    x_adv, x = displaced((2, 1, 3, 3), 1.0, seed=6, dtype=torch.float64)
-    on_border = ((x == 0) | (x == 1)).any()
-    projected = threat.project(x_adv, x)
-    assert on_border
-    assert ((projected == 0) | (projected == 1)).any()
-
-    def at_x(images):
-        return threat.project(images, x)
-
-    assert torch.autograd.gradcheck(at_x, x_adv.requires_grad_(), check_forward_ad=True)
-    assert torch.autograd.gradgradcheck(at_x, x_adv)
 
 
 @of_every_norm
@@ -298,7 +272,7 @@ def test_nan_spreads_within_its_image_and_infinity_is_far_away(threat, bad):
 
 @of_every_norm
 def test_it_is_one_graph_without_a_value_read_back(threat):
-    x_adv, x = displaced((2, 3, 4, 4), 1.0)
+    x_adv, x = displaced((2, 1, 3, 3), 1.0)
     expected = threat.project(x_adv, x)
     traced = make_fx(lambda *images: threat.project(*images))(x_adv, x)
     assert torch.equal(traced(x_adv, x), expected)

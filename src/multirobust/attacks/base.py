@@ -50,7 +50,7 @@ class Attack(abc.ABC):
 
 @contextlib.contextmanager
 def attacking(
-    model: nn.Module, batch_norm: Literal["batch", "running"] | None = None
+    model: nn.Module, batch_norm: Literal["batch", "running"] | str | None = None
 ) -> Iterator[None]:
     """Lend a model to an attack and give it back as it was.
 
@@ -58,15 +58,15 @@ def attacking(
 
     Args:
         model: The classifier.
-        batch_norm: "batch" puts the model in training mode, so that BatchNorm uses the statistics of
-            the attacked batch, as the paper's code does; "running" puts it in evaluation mode;
+        batch_norm: "batch" puts the model in training mode, so that BatchNorm uses the statistics
+            of the attacked batch, as the paper's code does; "running" puts it in evaluation mode;
             None leaves the mode alone.
 
     Raises:
         InputError: If batch_norm is none of these.
     """
     if batch_norm not in ("batch", "running", None):
-        raise lookup_error("batch_norm", str(batch_norm), ("batch", "running"))
+        raise lookup_error("batch_norm", batch_norm, ("batch", "running"))
     modules, parameters = list(model.modules()), list(model.parameters())
     modes = [module.training for module in modules]
     flags = [parameter.requires_grad for parameter in parameters]

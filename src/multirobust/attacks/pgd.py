@@ -50,7 +50,7 @@ class PGD(Attack):
     step_size: float
     random_start: bool = True
     objective: Objective = CrossEntropy()
-    keep: Literal["last", "best"] = "last"
+    keep: Literal["last", "best"] | str = "last"
 
     def __post_init__(self) -> None:
         _check_schedule("PGD", self.steps, (self.step_size,))

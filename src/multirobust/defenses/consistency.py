@@ -65,7 +65,7 @@ def jensen_shannon(logits: Sequence[Tensor]) -> Tensor:
 
 
 def consistency_loss(
-    model: nn.Module, batch: Batch, views: ConsistencyViews, *, beta: float, forward: Forward
+    model: nn.Module, batch: Batch, views: ConsistencyViews, *, beta: float, forward: Forward | str
 ) -> Loss:
     """Return the total loss of Eq. 7: adversarial cross-entropy plus beta times the divergence.
 
@@ -104,8 +104,9 @@ def check_settings(name: str, sampler: Sampler, forward: str) -> None:
     for attack in sampler.attacks:
         if len(attack.threats) != 1:
             raise InputError(
-                f"{name}: each attack of the sampler must have exactly one threat, for the augmented "
-                f"images to be projected onto, got {attack!r}; give the attacks to a sampler instead."
+                f"{name}: each attack of the sampler must have exactly one threat, for the "
+                f"augmented images to be projected onto, got {attack!r}; give its parts to the "
+                "sampler one by one."
             )
 
 
@@ -119,12 +120,14 @@ class ConsistencyTraining(Defense[ConsistencyViews]):
         forward: See `consistency_loss`.
     """
 
-    def __init__(self, sampler: Sampler, *, beta: float = 12.0, forward: Forward = "separate"):
+    def __init__(
+        self, sampler: Sampler, *, beta: float = 12.0, forward: Forward | str = "separate"
+    ):
         super().__init__()
         check_settings("ConsistencyTraining", sampler, forward)
         self.sampler = sampler
         self.beta = beta
-        self.forward_mode: Forward = forward
+        self.forward_mode = forward
 
     def craft(
         self, model: nn.Module, batch: Batch, *, generator: torch.Generator | None = None

@@ -77,7 +77,7 @@ class MNGAC(Defense[ConsistencyViews]):
         noise: NoiseGenerator,
         *,
         beta: float = 12.0,
-        forward: Forward = "separate",
+        forward: Forward | str = "separate",
         momentum: float = 0.0,
         weight_decay: float = 0.0,
         meta_mode: MetaMode = "mixed_vjp",
@@ -87,7 +87,7 @@ class MNGAC(Defense[ConsistencyViews]):
         self.sampler = sampler
         self.noise = noise
         self.beta = beta
-        self.forward_mode: Forward = forward
+        self.forward_mode = forward
         self.meta_mode: MetaMode = meta_mode
         self._learner = _Learner(noise, momentum=momentum, weight_decay=weight_decay)
 

@@ -36,7 +36,8 @@ def _best(bars: Bars) -> Iterator[str]:
         yield f"No defense withstands the union of {where}: every image falls to some attack."
         return
     yield (
-        f"{names[best]} withstands the union of {where} on {_percent(float(values[best]))} of the images "
+        f"{names[best]} withstands the union of {where} on "
+        f"{_percent(float(values[best]))} of the images "
         f"({100 * low[best]:.1f} to {100 * high[best]:.1f} %)"
         f"{', the highest share here' if len(names) > 1 else ''}."
     )

@@ -118,6 +118,7 @@ class L1(Threat):
                 "L1: density must be a share of the coordinates in (0, 1], "
                 f"got {self.density!r}; the paper's attack uses 0.01."
             )
+        object.__setattr__(self, "density", float(self.density))
 
     def distance(self, x_adv: Images, x: Images) -> PerImage:
         """Return the sum of the absolute differences of each image. Shape (b,)."""

@@ -39,6 +39,7 @@ class Threat(abc.ABC):
                 f"pixel scale, got {self.radius!r}; write 8 / 255 rather than 8, and drop the "
                 "threat rather than set 0."
             )
+        object.__setattr__(self, "radius", float(self.radius))  # L2(1) is written as L2(1.0)
 
     @abc.abstractmethod
     def distance(self, x_adv: Images, x: Images) -> PerImage:

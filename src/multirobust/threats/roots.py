@@ -62,9 +62,9 @@ def threshold_for_l1(sizes: Tensor, caps: Tensor, r: Tensor, done: Tensor) -> Te
     """
 
     def newton(lam: Tensor) -> tuple[Tensor, Tensor]:
-        kept = minus(sizes, lam).clamp(min=0)
-        ratio = torch.minimum(kept, caps).sum(1, keepdim=True) / r
-        slope = ((kept > 0) & (kept < caps)).to(r.dtype).sum(1, keepdim=True) / r
+        kept = torch.minimum(minus(sizes, lam).clamp(min=0), caps)
+        ratio = kept.sum(1, keepdim=True) / r
+        slope = ((caps - kept) * kept).sign().sum(1, keepdim=True) / r  # count of 0 < kept < cap
         # far from the root the sum falls off rather like an exponential
         drop = torch.where(ratio > 2, ratio * ratio.log(), ratio - 1)
         return 1 - ratio, lam + drop / positive(slope)

@@ -13,10 +13,11 @@ __all__ = ["Averages"]
 
 @final
 class Averages:
-    """Means of named scalars over the steps since the last reset; adding never waits for the device.
+    """Means of named scalars over the steps since the last reset.
 
-    A term that some steps lack is averaged over the steps that have it. Sums are float64 and part
-    of the checkpoint, so that a resumed run writes the same digits.
+    Adding never waits for the device. A term that some steps lack is averaged over the steps that
+    have it. Sums are float64 and part of the checkpoint, so that a resumed run writes the same
+    digits.
     """
 
     def __init__(self) -> None:

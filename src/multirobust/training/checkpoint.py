@@ -85,8 +85,8 @@ def load_checkpoint(folder: Path, device: torch.device | str = "cpu") -> dict[st
         return content
     if problems:
         raise CheckpointError(
-            f"{' '.join(problems)} No other checkpoint is there: remove the folder to start anew, or "
-            "restore a checkpoint from a backup."
+            f"{' '.join(problems)} No other checkpoint is there: remove the folder to start anew, "
+            "or restore a checkpoint from a backup."
         )
     return None
 

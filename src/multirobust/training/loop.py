@@ -144,7 +144,7 @@ class Loop:
         self.seconds, self._tick = self.seconds + now - self._tick, now
 
     def _report(self, log: MetricsLog | None, display: ProgressDisplay, epoch: int) -> None:
-        """Show and write the means since the last report; the one place that waits for the device."""
+        """Show and write the means since the last report; this waits for the device."""
         terms = self.averages.means()
         self.averages.reset()
         self._check_finite(terms)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, TextIO, final
+from typing import Any, Protocol, TextIO, final
 
 __all__ = ["LiveDisplay", "PlainDisplay", "ProgressDisplay", "Silent", "Status", "display_for"]
 
@@ -39,9 +40,10 @@ class Status:
 
     def __str__(self) -> str:
         terms = " ".join(f"{name} {value:.3f}" for name, value in self.terms.items())
+        gap = "  " if terms else ""
         return (
-            f"epoch {self.epoch}/{self.epochs}  step {self.step}/{self.steps}  {terms}  "
-            f"lr {self.lr:.3f}  {self.images_per_second:.0f} images/s  "
+            f"epoch {self.epoch}/{self.epochs}  step {self.step}/{self.steps}  "
+            f"{terms}{gap}lr {self.lr:.4f}  {self.images_per_second:.0f} images/s  "
             f"{self.backwards:.1f} passes/image  {_clock(self.seconds_left)} left"
         )
 
@@ -78,26 +80,35 @@ class PlainDisplay:
     """One line at a time, no more often than every few seconds.
 
     Args:
-        stream: Where the lines go.
+        stream: Where the lines go; standard error if left out.
         every: Seconds between two lines.
+        clock: Tells the seconds.
     """
 
-    def __init__(self, stream: TextIO | None = None, *, every: float = 10.0):
+    def __init__(
+        self,
+        stream: TextIO | None = None,
+        *,
+        every: float = 10.0,
+        clock: Callable[[], float] = time.monotonic,
+    ):
         self.stream = stream or sys.stderr
         self.every = every
+        self.clock = clock
         self.title = ""
         self._last = 0.0
 
     def start(self, title: str, status: Status) -> None:
         """See `ProgressDisplay`."""
-        self.title, self._last = title, time.monotonic()
+        self.title, self._last = title, self.clock()
         resumed = f", resumed at step {status.step}" if status.step else ""
         self._print(f"{title}: {status.steps} steps{resumed}")
 
     def update(self, status: Status) -> None:
         """See `ProgressDisplay`."""
-        if time.monotonic() - self._last >= self.every:
-            self._last = time.monotonic()
+        now = self.clock()
+        if now - self._last >= self.every:
+            self._last = now
             self._print(f"{self.title}: {status}")
 
     def finish(self, text: str) -> None:
@@ -105,45 +116,59 @@ class PlainDisplay:
         self._print(f"{self.title}: {text}")
 
     def _print(self, line: str) -> None:
-        self.stream.write(line + "\n")
-        self.stream.flush()
+        with contextlib.suppress(OSError):  # a reader that went away does not end the training
+            self.stream.write(line + "\n")
+            self.stream.flush()
 
 
 @final
 class LiveDisplay:
-    """A progress bar that is redrawn in place, for a terminal."""
+    """A bar and a line of numbers that are redrawn in place, for a terminal.
+
+    Args:
+        stream: The terminal; standard error if left out.
+    """
+
+    def __init__(self, stream: TextIO | None = None):
+        self.stream = stream or sys.stderr
+        self.title = ""
 
     def start(self, title: str, status: Status) -> None:
         """See `ProgressDisplay`."""
         from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn
+        from rich.live import Live
 
         self.title = title
-        self._progress = Progress(
-            TextColumn("[bold]{task.description}"),
-            BarColumn(bar_width=20),
-            TextColumn("{task.fields[status]}"),
-            console=Console(stderr=True),
-            transient=True,
-        )
-        self._task = self._progress.add_task(title, total=status.steps, status="")
-        self._progress.start()
-        self.update(status)
+        console = Console(file=self.stream)
+        self._live = Live(self._drawn(status), console=console, transient=True, auto_refresh=False)
+        self._live.start()
 
     def update(self, status: Status) -> None:
         """See `ProgressDisplay`."""
-        self._progress.update(self._task, completed=status.step, status=str(status))
+        self._live.update(self._drawn(status), refresh=True)
 
     def finish(self, text: str) -> None:
         """See `ProgressDisplay`."""
-        self._progress.stop()
-        self._progress.console.print(f"{self.title}: {text}", highlight=False, markup=False)
+        self._live.stop()
+        self._live.console.print(f"{self.title}: {text}", highlight=False, markup=False)
+
+    def _drawn(self, status: Status) -> Any:
+        from rich.console import Group
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
+
+        head = Table.grid(padding=(0, 1))
+        percent = Text(f"{100 * status.step / status.steps:.0f} %")
+        bar = ProgressBar(total=status.steps, completed=status.step, width=24)
+        head.add_row(Text(self.title, style="bold"), bar, percent)
+        return Group(head, Text(str(status)))
 
 
 def display_for(stream: TextIO | None = None) -> ProgressDisplay:
     """Return a live display if the stream (standard error) is a terminal, plain lines otherwise."""
     stream = stream or sys.stderr
-    return LiveDisplay() if stream.isatty() else PlainDisplay(stream)
+    return LiveDisplay(stream) if stream.isatty() else PlainDisplay(stream)
 
 
 def _clock(seconds: float) -> str:

@@ -32,7 +32,8 @@ def exclusive(folder: Path | None) -> Iterator[None]:
         stream = (folder / ".lock").open("ab")
     except OSError as error:
         raise RunError(
-            f"{folder}: this folder cannot be written: {error.strerror}. Choose a writable --output."
+            f"{folder}: this folder cannot be written: {error.strerror}. "
+            "Choose a writable --output."
         ) from error
     with stream:
         if not _locked(stream):

@@ -64,7 +64,7 @@ class Runtime:
         return self.fabric.device
 
     def set_up(self, model: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Any]:
-        """Return the model and the optimizer as Fabric wraps them; the model moves to the device."""
+        """Return model and optimizer as Fabric wraps them; the model moves to the device."""
         return self.fabric.setup(model, optimizer)
 
     def place(self, module: nn.Module) -> nn.Module:

@@ -81,7 +81,8 @@ def fit(
             not there, or the identity holds other than plain values.
         CheckpointError: If the checkpoint is damaged or of another identity.
         RunError: If the folder cannot be written, or another process trains in it.
-        TrainingError: If the loss or a weight becomes NaN or infinite; the last good checkpoint stays.
+        TrainingError: If the loss or a weight becomes NaN or infinite; the last good checkpoint
+            stays.
         Interrupted: If `stop` said so.
     """
     _check(model, data)

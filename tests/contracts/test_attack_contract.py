@@ -1,0 +1,259 @@
+"""What every attack promises, whatever it does."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from linear_oracles import network, random_images
+from torch import Tensor, nn
+
+from multirobust import catalog
+from multirobust.attacks import (
+    MSD,
+    PGD,
+    Attack,
+    CrossEntropy,
+    KLDivergence,
+    Margin,
+    Restarts,
+    WorstCase,
+    attacking,
+)
+from multirobust.threats import L1, L2, Linf, Threat
+
+LINF, TWO, ONE = Linf(0.1), L2(0.6), L1(3.0, density=0.04)
+
+
+def pgd(threat: Threat, **options) -> PGD:
+    return PGD(threat=threat, steps=3, step_size=threat.radius / 2, **options)
+
+
+THREE = tuple(pgd(threat) for threat in (LINF, TWO, ONE))
+ATTACKS: dict[str, Attack] = {
+    "pgd_linf": pgd(LINF),
+    "pgd_l2": pgd(TWO),
+    "pgd_l1": pgd(ONE),
+    "pgd_linf_best": pgd(LINF, keep="best"),
+    "pgd_l2_best": pgd(TWO, keep="best"),
+    "pgd_l1_best": pgd(ONE, keep="best"),
+    "pgd_clean_start": pgd(TWO, random_start=False),
+    "pgd_margin": pgd(LINF, objective=Margin()),
+    "pgd_kl": pgd(LINF, objective=KLDivergence()),
+    "restarts": Restarts(pgd(ONE), 2),
+    "worst_case": WorstCase(THREE),
+    "worst_case_of_restarts": WorstCase((Restarts(pgd(LINF), 2), pgd(TWO)), Margin()),
+    "msd": MSD(balls=(LINF, TWO, ONE), step_sizes=(0.05, 0.3, 1.5), steps=3),
+}
+DETERMINISTIC = {
+    "pgd_linf": pgd(LINF, random_start=False),
+    "pgd_l2": pgd(TWO, random_start=False),
+    "pgd_l1": pgd(ONE, random_start=False),
+    "pgd_best": pgd(TWO, random_start=False, keep="best"),
+    "msd": ATTACKS["msd"],
+    "worst_case": WorstCase((pgd(LINF, random_start=False), pgd(TWO, random_start=False))),
+}
+every_attack = pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
+X = random_images(6, 3, 6, 6, seed=21)
+Y = torch.arange(6) % 4
+
+
+def seeded(seed: int = 3) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def assert_admissible(attack: Attack, x_adv: Tensor, x: Tensor) -> None:
+    assert x_adv.isfinite().all()
+    assert x_adv.min() >= 0
+    assert x_adv.max() <= 1
+    shares = [t.distance(x_adv.double(), x.double()) / t.radius for t in attack.threats]
+    assert (torch.stack(shares).amin(0) <= 1 + 1e-6).all()
+
+
+def test_every_attack_of_the_catalog_is_tested():
+    kinds = {"pgd": PGD, "msd": MSD, "worst_case": WorstCase, "restarts": Restarts}
+    assert kinds.keys() == catalog.ATTACKS.keys()
+    assert {type(attack) for attack in ATTACKS.values()} == set(kinds.values())
+
+
+@every_attack
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+def test_images_are_finite_within_threat_and_box_and_raise_the_loss(attack, training):
+    model = network().train(training)
+    x_adv = attack(model, X, Y, generator=seeded())
+    assert x_adv.shape == X.shape
+    assert x_adv.dtype == X.dtype
+    assert not x_adv.requires_grad
+    assert_admissible(attack, x_adv, X)
+    with torch.no_grad(), attacking(model):
+        loss = CrossEntropy().bind(model, X, Y)
+        assert loss(model(x_adv)).mean() > loss(model(X)).mean()
+
+
+def mixed_modes(model: nn.Module) -> nn.Module:
+    norms = [module for module in model.train().modules() if isinstance(module, nn.BatchNorm2d)]
+    norms[0].eval()
+    norms[0].weight.requires_grad_(False)
+    return model
+
+
+def snapshot(model: nn.Module) -> tuple:
+    return (
+        {name: value.clone() for name, value in model.state_dict().items()},
+        [module.training for module in model.modules()],
+        [parameter.requires_grad for parameter in model.parameters()],
+        [module.__dict__.get("track_running_stats") for module in model.modules()],
+        [parameter.grad for parameter in model.parameters()],
+    )
+
+
+def assert_untouched(model: nn.Module, before: tuple) -> None:
+    after = snapshot(model)
+    torch.testing.assert_close(after[0], before[0], rtol=0, atol=0)
+    assert after[1:] == before[1:]
+    assert all(gradient is None for gradient in after[4])
+
+
+MODES = {"train": nn.Module.train, "eval": nn.Module.eval, "mixed": mixed_modes}
+
+
+@every_attack
+@pytest.mark.parametrize("mode", MODES.values(), ids=MODES)
+def test_images_labels_and_model_are_left_as_they_were(attack, mode):
+    model = mode(network())
+    x, y = X.clone().requires_grad_(), Y.clone()
+    before = snapshot(model)
+    attack(model, x, y, generator=seeded())
+    assert_untouched(model, before)
+    assert torch.equal(x, X)
+    assert torch.equal(y, Y)
+    assert x.requires_grad
+    assert x.grad is None
+
+
+class Failing(nn.Module):
+    """A network that fails in the middle of an attack."""
+
+    def __init__(self, failing_pass: int):
+        super().__init__()
+        self.network = network()
+        self.left = failing_pass
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = self.network(x)
+        self.left -= 1
+        if not self.left:
+            raise KeyboardInterrupt
+        return logits
+
+
+@every_attack
+@pytest.mark.parametrize("failing_pass", [1, 3])
+def test_the_model_is_left_as_it_was_when_it_raises(attack, failing_pass):
+    model = Failing(failing_pass)
+    before = snapshot(model)
+    with pytest.raises(KeyboardInterrupt):
+        attack(model, X, Y, generator=seeded())
+    assert_untouched(model, before)
+
+
+@every_attack
+def test_the_same_generator_gives_the_same_bits(attack):
+    model = network().eval()
+    assert torch.equal(
+        attack(model, X, Y, generator=seeded()), attack(model, X, Y, generator=seeded())
+    )
+    assert torch.equal(attack(model, X, Y), attack(model, X, Y, generator=seeded(0)))
+
+
+@pytest.mark.parametrize("name", [n for n in ATTACKS if n not in ("msd", "pgd_clean_start")])
+def test_another_seed_gives_another_start(name):
+    model = network().eval()
+    one, other = (ATTACKS[name](model, X, Y, generator=seeded(s)) for s in (1, 2))
+    assert not torch.equal(one, other)
+
+
+@pytest.mark.parametrize("attack", DETERMINISTIC.values(), ids=DETERMINISTIC)
+def test_a_batch_is_its_images_one_by_one(attack):
+    model, x = network().double().eval(), X.double()
+    together = attack(model, x, Y)
+    alone = torch.cat([attack(model, x[i : i + 1], Y[i : i + 1]) for i in range(len(x))])
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-9)
+
+
+@every_attack
+def test_works_without_gradients_around_it_and_gives_the_same_bits(attack):
+    model = network().eval()
+    expected = attack(model, X, Y, generator=seeded())
+    with torch.no_grad():
+        assert torch.equal(attack(model, X, Y, generator=seeded()), expected)
+
+
+@every_attack
+def test_works_on_one_image(attack):
+    model = network().eval()
+    assert_admissible(attack, attack(model, X[:1], Y[:1], generator=seeded()), X[:1])
+
+
+class _Scale(torch.autograd.Function):
+    """x * weight, that records for which inputs a gradient is asked."""
+
+    asked: list[tuple[bool, ...]] = []  # noqa: RUF012
+
+    @staticmethod
+    def forward(ctx, x, weight):
+        ctx.save_for_backward(x, weight)
+        return x * weight
+
+    @staticmethod
+    def backward(ctx, gradient):
+        x, weight = ctx.saved_tensors
+        _Scale.asked.append(ctx.needs_input_grad)
+        return gradient * weight, (gradient * x).sum()
+
+
+class Recorded(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(1.3))
+        self.network = network()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network(_Scale.apply(x, self.weight))
+
+
+@every_attack
+def test_weight_gradients_are_never_formed(attack):
+    model = Recorded()
+    _Scale.asked.clear()
+    attack(model, X, Y, generator=seeded())
+    assert len(_Scale.asked) >= 3
+    assert set(_Scale.asked) == {(True, False)}
+    assert model.weight.requires_grad
+
+
+class Flat(nn.Module):
+    """Logits with a gradient of zero everywhere, or one that is NaN."""
+
+    def __init__(self, slope: float):
+        super().__init__()
+        self.slope = slope
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.slope * x.flatten(1)[:, :4]
+
+
+@every_attack
+def test_a_zero_gradient_gives_finite_images_within_the_threat(attack):
+    assert_admissible(attack, attack(Flat(0.0), X, Y, generator=seeded()), X)
+
+
+@every_attack
+def test_saturated_logits_give_finite_images_within_the_threat(attack):
+    assert_admissible(attack, attack(Flat(1e6), X, Y, generator=seeded()), X)
+
+
+@every_attack
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_images_at_the_corners_of_the_box_stay_within_it(attack, value):
+    x = torch.full_like(X, value)
+    assert_admissible(attack, attack(network().eval(), x, Y, generator=seeded()), x)

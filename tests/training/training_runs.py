@@ -1,0 +1,65 @@
+"""One small training, and what it leaves: shared by the tests of this folder."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from multirobust import defenses, models
+from multirobust.config import Recipe
+from multirobust.data import Data, digits
+from multirobust.training import Fit, fit, load_checkpoint
+
+STEPS_AN_EPOCH = 3
+
+
+@functools.cache
+def small_digits() -> Data:
+    """150 digits: batches of 64, 64 and 22."""
+    return digits(train_limit=150, test_limit=20)
+
+
+def recipe(**training: Any) -> Recipe:
+    """Three epochs of three steps, with short attacks."""
+    short = {"steps": 2, "step_size": 0.1}
+    return Recipe.model_validate(
+        {
+            "threats": {"preset": "digits"},
+            "attack": {"linf": short, "l2": short, "l1": short},
+            "training": {"epochs": 3, "batch_size": 64, "log_steps": 2, "device": "cpu"} | training,
+        }
+    )
+
+
+def train(
+    defense: Any = "standard", folder: Path | None = None, *, options: Any = None, **training: Any
+) -> Fit:
+    """Train on the small digits; `options` are keywords of `fit`."""
+    whole = recipe(**training)
+    data = small_digits()
+    model = models.build("small_cnn", classes=10, channels=1, widths=(8, 16))
+    if isinstance(defense, str):
+        defense = defenses.build(defense, whole, channels=1)
+    keywords = {"data": data, "model": model} | (options or {})
+    return fit(defense=defense, config=whole.training, folder=folder, **keywords)
+
+
+def leaves(tree: Any, path: str = "") -> dict[str, Any]:
+    """Flatten a state dict; tensors become their bytes."""
+    if isinstance(tree, torch.Tensor):
+        return {path: (tree.dtype, tuple(tree.shape), tree.cpu().numpy().tobytes())}
+    if isinstance(tree, (dict, list, tuple)):
+        items = tree.items() if isinstance(tree, dict) else enumerate(tree)
+        return {k: v for name, value in items for k, v in leaves(value, f"{path}/{name}").items()}
+    return {path: tree}
+
+
+def outcome(folder: Path) -> dict[str, Any]:
+    """Everything that the seed determines in a run folder, as bytes."""
+    content = load_checkpoint(folder)
+    assert content is not None
+    content.pop("seconds")
+    return leaves(content) | {"metrics.jsonl": (folder / "metrics.jsonl").read_bytes()}
