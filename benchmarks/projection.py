@@ -3,8 +3,8 @@
     python benchmarks/projection.py --repeats 30 --json results/projection.json
     python benchmarks/projection.py --images cifar10.npy
 
-Times: each projection and `torch.sort` of the same tensor run in turn, `--repeats` times; medians
-and their ratio. Inputs: `step` is one step of the training attack from a random start, `noise` is
+Times: each projection and `torch.sort` of the same shape run in turn, `--repeats` times; medians of
+the processor time (on a GPU of the wall time) and their ratio. Inputs: `step` is one step of the training attack from a random start, `noise` is
 standard Gaussian noise on the image, as a noise generator gives.
 
 Budget: an attack that projects onto the ball first and clips to [0, 1] afterwards ends short of the
@@ -131,12 +131,15 @@ def time_rows(name: str, x: Tensor, repeats: int) -> list[dict]:
 
 
 def clock(task: Callable[[], object], device: torch.device) -> float:
-    """Return the seconds of one run, waiting for the device before and after."""
-    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    wait()
+    """Return the seconds of one run: of wall time on a GPU, of processor time on a CPU."""
+    if device.type != "cuda":
+        start = time.process_time()
+        task()
+        return time.process_time() - start
+    torch.cuda.synchronize()
     start = time.perf_counter()
     task()
-    wait()
+    torch.cuda.synchronize()
     return time.perf_counter() - start
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from multirobust.errors import CheckpointError, RunError
@@ -56,6 +56,7 @@ def test_the_newest_is_loaded_and_the_one_before_stays(tmp_path: Path):
     assert step_of(tmp_path) == 2
 
 
+@settings(max_examples=20, deadline=None)
 @given(cut=st.floats(0, 1, exclude_max=True))
 def test_a_newest_cut_anywhere_gives_a_warning_and_the_one_before(cut, tmp_path_factory):
     folder = saved(tmp_path_factory.mktemp("run"), 1, 2)
@@ -66,6 +67,7 @@ def test_a_newest_cut_anywhere_gives_a_warning_and_the_one_before(cut, tmp_path_
         assert step_of(folder) == 1
 
 
+@settings(max_examples=20, deadline=None)
 @given(place=st.floats(0, 1, exclude_max=True), flip=st.integers(1, 255))
 def test_no_changed_byte_goes_unnoticed(place, flip, tmp_path_factory):
     folder = saved(tmp_path_factory.mktemp("run"), 1)
@@ -138,9 +140,10 @@ def test_what_could_not_be_loaded_is_not_saved_over_what_could(tmp_path: Path):
 
 @pytest.mark.parametrize("leftover", ["whole", "torn"])
 def test_a_leftover_of_a_killed_save_is_used_if_whole(leftover: str, tmp_path: Path):
-    newer = saved(tmp_path / "newer", 3) if (tmp_path / "newer").mkdir() is None else tmp_path
-    folder = tmp_path / "run"
+    newer, folder = tmp_path / "newer", tmp_path / "run"
+    newer.mkdir()
     folder.mkdir()
+    saved(newer, 3)
     saved(folder, 1, 2)
     data = (newer / "checkpoint.pt").read_bytes()
     (folder / "checkpoint.next.pt").write_bytes(data if leftover == "whole" else data[:200])

@@ -18,8 +18,8 @@ STEPS_AN_EPOCH = 3
 
 @functools.cache
 def small_digits() -> Data:
-    """150 digits: batches of 64, 64 and 22."""
-    return digits(train_limit=150, test_limit=20)
+    """70 digits: batches of 32, 32 and 6."""
+    return digits(train_limit=70, test_limit=20)
 
 
 def recipe(**training: Any) -> Recipe:
@@ -29,7 +29,8 @@ def recipe(**training: Any) -> Recipe:
         {
             "threats": {"preset": "digits"},
             "attack": {"linf": short, "l2": short, "l1": short},
-            "training": {"epochs": 3, "batch_size": 64, "log_steps": 2, "device": "cpu"} | training,
+            "defense": {"msd_steps": 2},
+            "training": {"epochs": 3, "batch_size": 32, "log_steps": 2, "device": "cpu"} | training,
         }
     )
 

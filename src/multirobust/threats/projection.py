@@ -10,9 +10,9 @@ The one unknown of l2 and l1 solves a monotone piecewise linear equation. `roots
 piece without gradient; on it the unknown has a closed form, which is differentiable twice.
 (A derivative through a sort of the breakpoints gave NaN.)
 
-Masks are applied as products, because `torch.where` with an irregular mask takes ten times as long
-on a CPU. Every result satisfies distance <= radius * (1 + 1e-6), measured in float64, and lies in [0, 1].
+Every result satisfies distance <= radius * (1 + 1e-6), measured in float64, and lies in [0, 1].
 No function reads a value back from an accelerator.
+Masks are applied as products: `torch.where` with an irregular mask is ten times as slow on a CPU.
 """
 
 from __future__ import annotations
