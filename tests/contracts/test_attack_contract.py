@@ -12,7 +12,6 @@ from multirobust.attacks import (
     MSD,
     PGD,
     Attack,
-    CrossEntropy,
     KLDivergence,
     Margin,
     Restarts,
@@ -77,7 +76,7 @@ def test_every_attack_of_the_catalog_is_tested():
 
 @every_attack
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-def test_images_are_finite_within_threat_and_box_and_raise_the_loss(attack, training):
+def test_images_are_finite_within_threat_and_box_and_raise_their_objective(attack, training):
     model = network().train(training)
     x_adv = attack(model, X, Y, generator=seeded())
     assert x_adv.shape == X.shape
@@ -85,7 +84,7 @@ def test_images_are_finite_within_threat_and_box_and_raise_the_loss(attack, trai
     assert not x_adv.requires_grad
     assert_admissible(attack, x_adv, X)
     with torch.no_grad(), attacking(model):
-        loss = CrossEntropy().bind(model, X, Y)
+        loss = attack.objective.bind(model, X, Y)
         assert loss(model(x_adv)).mean() > loss(model(X)).mean()
 
 
@@ -232,7 +231,7 @@ def test_weight_gradients_are_never_formed(attack):
 
 
 class Flat(nn.Module):
-    """Logits with a gradient of zero everywhere, or one that is NaN."""
+    """Logits with the same slope everywhere."""
 
     def __init__(self, slope: float):
         super().__init__()

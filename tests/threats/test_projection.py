@@ -117,7 +117,7 @@ def test_the_sort_and_the_search_find_the_same_threshold():
         r = sizes.new_full((1, 1), radius)
         nothing = torch.zeros(8, 1, dtype=torch.bool)
         searched = roots.threshold_for_l1(sizes, caps, r, nothing)
-        by_sorting = roots._threshold_by_sorting(sizes, caps, r)
+        by_sorting = roots.threshold_by_sorting(sizes, caps, r)
         torch.testing.assert_close(by_sorting, searched, rtol=1e-12, atol=1e-13)
 
 

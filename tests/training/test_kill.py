@@ -77,12 +77,13 @@ def start(defense, folder, ending):
     assert os.WTERMSIG(status) == signal.SIGKILL, ending
     return steps, True
 
-defense, folder, endings = sys.argv[2], Path(sys.argv[3]), json.loads(sys.argv[4])
+folder, endings, reports = Path(sys.argv[2]), json.loads(sys.argv[3]), {}
 never = {"kind": "never"}
-report = [start(defense, folder / "undisturbed", never)]
-report += [start(defense, folder / "killed", ending) for ending in endings]
-report += [start(defense, folder / "killed", never)]
-print(json.dumps(report))
+for defense in sys.argv[4:]:
+    report = [start(defense, folder / defense / "undisturbed", never)]
+    report += [start(defense, folder / defense / "killed", ending) for ending in endings]
+    reports[defense] = [*report, start(defense, folder / defense / "killed", never)]
+print(json.dumps(reports))
 '''
 
 # One save calls fsync for the two logs, the file and the folder, and replace three times.
@@ -101,23 +102,29 @@ ENDINGS = [
 ]
 
 
-@pytest.mark.parametrize("defense", ["sat", "mng_ac"])
-def test_a_run_killed_at_many_moments_ends_with_the_same_bits(defense: str, tmp_path: Path):
-    (tmp_path / "run.py").write_text(SCRIPT, "utf-8")
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
+    folder = tmp_path_factory.mktemp("runs")
+    (folder / "run.py").write_text(SCRIPT, "utf-8")
     finished = subprocess.run(
         [
-            *(sys.executable, "-W", "error", str(tmp_path / "run.py")),
-            *(str(Path(__file__).parent), defense, str(tmp_path), json.dumps(ENDINGS)),
+            *(sys.executable, "-W", "error", str(folder / "run.py"), str(Path(__file__).parent)),
+            *(str(folder), json.dumps(ENDINGS), "sat", "mng_ac"),
         ],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     assert finished.returncode == 0, finished.stderr
-    undisturbed, *starts = json.loads(finished.stdout)
+    return folder, json.loads(finished.stdout)
+
+
+@pytest.mark.parametrize("defense", ["sat", "mng_ac"])
+def test_a_run_killed_at_many_moments_ends_with_the_same_bits(defense: str, reports):
+    folder, (undisturbed, *starts) = reports[0] / defense, reports[1][defense]
     assert undisturbed == [15, False]
     assert [killed for _, killed in starts] == [True] * len(ENDINGS) + [False]
     assert sum(steps > 0 for steps, _ in starts) >= 5, "too few starts made progress"
-    assert outcome(tmp_path / "killed") == outcome(tmp_path / "undisturbed")
-    lines = (tmp_path / "killed" / "metrics.jsonl").read_text("utf-8").splitlines()
+    assert outcome(folder / "killed") == outcome(folder / "undisturbed")
+    lines = (folder / "killed" / "metrics.jsonl").read_text("utf-8").splitlines()
     assert [json.loads(line)["step"] for line in lines] == [2, 3, 5, 6, 8, 9, 11, 12, 14, 15]

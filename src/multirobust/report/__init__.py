@@ -4,6 +4,7 @@ from multirobust.report.figures import Figure, bar_arrays, cost_arrays, standard
 from multirobust.report.gallery import GalleryCell, GalleryRow
 from multirobust.report.headline import findings
 from multirobust.report.html import render_page, write_report
+from multirobust.report.record import read_record, write_record
 from multirobust.report.rendering import latex, markdown, text
 from multirobust.report.tables import Cell, Column, Row, RunResult, Table, comparison, duration
 
@@ -23,8 +24,10 @@ __all__ = [
     "findings",
     "latex",
     "markdown",
+    "read_record",
     "render_page",
     "standard_figures",
     "text",
+    "write_record",
     "write_report",
 ]

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-__all__ = ["minus", "positive", "scale_for_l2", "threshold_for_l1"]
+__all__ = ["minus", "positive", "scale_for_l2", "threshold_by_sorting", "threshold_for_l1"]
 
 _MOST_STEPS = 16
 """Limit of the search. Weights over twenty decades took 11 steps in l2; l1 falls back to a sort."""
@@ -70,15 +70,15 @@ def threshold_for_l1(sizes: Tensor, caps: Tensor, r: Tensor, done: Tensor) -> Te
         return 1 - ratio, lam + drop / positive(slope)
 
     if sizes.device.type != "cpu":
-        return _threshold_by_sorting(sizes, caps, r)
+        return threshold_by_sorting(sizes, caps, r)
     peak = sizes.amax(1, keepdim=True)
     lam, done = _search(newton, torch.zeros_like(peak), peak, done)
     if _all(done):
         return lam
-    return torch.where(done, lam, _threshold_by_sorting(sizes, caps, r))
+    return torch.where(done, lam, threshold_by_sorting(sizes, caps, r))
 
 
-def _threshold_by_sorting(sizes: Tensor, caps: Tensor, r: Tensor) -> Tensor:
+def threshold_by_sorting(sizes: Tensor, caps: Tensor, r: Tensor) -> Tensor:
     """Solve the equation of `threshold_for_l1` with one sort of its 2 n breakpoints.
 
     From the largest size down, the slope of the sum grows by 1 at each size, where a coordinate
