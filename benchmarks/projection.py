@@ -9,7 +9,7 @@ training attack from a random start, `noise` is standard Gaussian noise on the i
 generator gives. `l1 sort` is the threshold of l1 found by its sort instead of its search.
 
 Budget: an attack that projects onto the ball first and clips to [0, 1] afterwards ends short of the
-radius. Both ways start from the `noise` input. `distance / radius` is 1 for a spent budget;
+radius. `distance / radius` is 1 for a spent budget;
 `from exact` is the Euclidean distance to the closest allowed point, in units of its displacement.
 """
 
@@ -155,24 +155,25 @@ def clock(task: Callable[[], object], device: torch.device) -> float:
 
 
 def budget_rows(name: str, x: Tensor) -> list[dict]:
-    """Compare project-then-clip with the exact projection of noise, for l2 and l1."""
-    rows = []
-    for norm, threat in list(threats_for("cifar10").items())[1:]:
-        x_adv = inputs(x, threat)["noise"]
-        exact = threat.project(x_adv, x)
-        clipped = (x + onto_ball(norm, x_adv - x, threat.radius)).clamp(0, 1)
-        apart = torch.linalg.vector_norm((clipped - exact).flatten(1), dim=1)
-        moved = torch.linalg.vector_norm((exact - x).flatten(1), dim=1)
-        rows.append(
-            {
-                "images": name,
-                "norm": norm,
-                "then clip: distance / radius": mean(threat.distance(clipped, x) / threat.radius),
-                "exact: distance / radius": mean(threat.distance(exact, x) / threat.radius),
-                "then clip: from exact": mean(apart / moved),
-            }
-        )
-    return rows
+    """Compare project-then-clip with the exact projection, for l2 and l1."""
+    return [
+        {"images": name, "norm": norm, "input": kind} | compare(threat, x_adv, x)
+        for norm, threat in list(threats_for("cifar10").items())[1:]
+        for kind, x_adv in inputs(x, threat).items()
+    ]
+
+
+def compare(threat: Threat, x_adv: Tensor, x: Tensor) -> dict:
+    """Return the share of the radius that both ways reach, and how far apart they end."""
+    exact = threat.project(x_adv, x)
+    clipped = (x + onto_ball(threat.norm, x_adv - x, threat.radius)).clamp(0, 1)
+    apart = torch.linalg.vector_norm((clipped - exact).flatten(1), dim=1)
+    moved = torch.linalg.vector_norm((exact - x).flatten(1), dim=1)
+    return {
+        "then clip: distance / radius": mean(threat.distance(clipped, x) / threat.radius),
+        "exact: distance / radius": mean(threat.distance(exact, x) / threat.radius),
+        "then clip: from exact": mean(apart / moved),
+    }
 
 
 def onto_ball(norm: str, w: Tensor, radius: float) -> Tensor:

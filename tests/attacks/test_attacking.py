@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from linear_oracles import network, random_images
 from torch import nn
 from torch.nn import functional as F
 
+from linear_oracles import network, random_images
 from multirobust.attacks import attacking
 from multirobust.errors import InputError
 
@@ -67,9 +67,14 @@ def test_uses_the_statistics_that_are_asked_for(batch_norm, in_train, in_eval, m
 def test_restores_the_model_after_an_exception(batch_norm):
     model = network().train()
     before = state(model)
-    with pytest.raises(KeyboardInterrupt), attacking(model, batch_norm):
-        model(random_images(4, 3, 6, 6))
-        raise KeyboardInterrupt
+
+    def fail() -> None:
+        with attacking(model, batch_norm):
+            model(random_images(4, 3, 6, 6))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
     assert_same(model, before)
 
 
@@ -127,7 +132,7 @@ def test_a_batch_norm_without_running_statistics_uses_the_batch():
 
 def test_an_unknown_choice_is_one_clear_error():
     with (
-        pytest.raises(InputError, match="Unknown batch_norm: 'bach'. Did you mean 'batch'"),
+        pytest.raises(InputError, match=r"Unknown batch_norm: 'bach'\. Did you mean 'batch'"),
         attacking(batch_norm_only(), "bach"),
     ):
         pass

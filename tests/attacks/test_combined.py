@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from linear_oracles import HalfSpace, network, random_images
 from torch import nn
 
+from linear_oracles import HalfSpace, network, random_images
 from multirobust.attacks import (
     MSD,
     PGD,

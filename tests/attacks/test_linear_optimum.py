@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from linear_oracles import HalfSpace, random_images, random_tensor
 from scipy.optimize import linprog
 
+from linear_oracles import HalfSpace, random_images, random_tensor
 from multirobust.attacks import MSD, PGD, Restarts, WorstCase
 from multirobust.threats import L1, L2, Linf
 

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from linear_oracles import random_tensor
 from torch import nn
 from torch.distributions import Categorical, kl_divergence
 
+from linear_oracles import random_tensor
 from multirobust.attacks import CrossEntropy, KLDivergence, Margin
 
 LOGITS = 3 * random_tensor(7, 5, seed=1, dtype=torch.float64)

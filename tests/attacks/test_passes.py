@@ -4,10 +4,10 @@ import doctest
 
 import pytest
 import torch
-from linear_oracles import network, random_images
 from torch import nn
 
 import multirobust.attacks.passes
+from linear_oracles import network, random_images
 from multirobust.attacks import (
     MSD,
     PGD,

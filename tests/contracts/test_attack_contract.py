@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from linear_oracles import network, random_images
 from torch import Tensor, nn
 
+from linear_oracles import network, random_images
 from multirobust import catalog
 from multirobust.attacks import (
     MSD,

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from linear_oracles import network, random_images
 
+from linear_oracles import network, random_images
 from multirobust.attacks import PGD, Always, KLDivergence, UniformSampler
 from multirobust.data import Batch
 from multirobust.defenses import TRADES, AdversarialTraining, AverageTraining, Standard

@@ -178,9 +178,10 @@ def test_a_crash_around_any_rename_leaves_the_old_or_the_new(
             raise Crash
 
     saved(tmp_path, 1, 2)
-    with monkeypatch.context() as patch, pytest.raises(Crash):
+    with monkeypatch.context() as patch:
         patch.setattr(os, "replace", crashing)
-        save_checkpoint(tmp_path, content(3))
+        with pytest.raises(Crash):
+            save_checkpoint(tmp_path, content(3))
     assert step_of(tmp_path) == (2 if (call, when) == (1, "before") else 3)
     saved(tmp_path, 4)
     assert step_of(tmp_path) == 4
@@ -201,9 +202,10 @@ def test_a_refused_rename_is_one_error_and_nothing_is_lost(
         replace(*names)
 
     saved(tmp_path, 1, 2)
-    with monkeypatch.context() as patch, pytest.raises(RunError, match="No space left"):
+    with monkeypatch.context() as patch:
         patch.setattr(os, "replace", refusing)
-        save_checkpoint(tmp_path, content(3))
+        with pytest.raises(RunError, match="No space left"):
+            save_checkpoint(tmp_path, content(3))
     assert step_of(tmp_path) in (2, 3)
 
 
@@ -214,9 +216,10 @@ def test_a_full_disk_is_one_error_and_the_old_checkpoint_stays(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     saved(tmp_path, 1, 2)
-    with monkeypatch.context() as patch, pytest.raises(RunError, match="No space left"):
+    with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        save_checkpoint(tmp_path, content(3))
+        with pytest.raises(RunError, match="No space left"):
+            save_checkpoint(tmp_path, content(3))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert step_of(tmp_path) == 2

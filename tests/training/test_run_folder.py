@@ -73,9 +73,10 @@ def test_a_refused_temporary_file_is_one_error(tmp_path: Path, monkeypatch: pyte
             raise OSError(errno.EROFS, "Read-only file system")
         return original(file, mode, *rest, **options)
 
-    with monkeypatch.context() as patch, pytest.raises(RunError, match="Read-only"):
+    with monkeypatch.context() as patch:
         patch.setattr(builtins, "open", refusing)
-        train("standard", tmp_path)
+        with pytest.raises(RunError, match="Read-only"):
+            train("standard", tmp_path)
     assert load_checkpoint(tmp_path)["step"] == 1
 
 

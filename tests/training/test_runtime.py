@@ -38,7 +38,8 @@ def test_double_precision_and_single_precision_agree_on_a_short_training():
 def test_images_enter_the_wrapped_model_unrounded_under_bfloat16():
     runtime = Runtime("cpu", "bf16-mixed")
     seen: list[torch.Tensor] = []
-    model = nn.Linear(3, 2)
+    with torch.random.fork_rng():
+        model = nn.Linear(3, 2)
     model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     wrapped, _ = runtime.set_up(model, torch.optim.SGD(model.parameters()))
     x = torch.tensor([[0.9985, 1 / 3, 1 / 255]])
@@ -51,7 +52,9 @@ def test_images_enter_the_wrapped_model_unrounded_under_bfloat16():
 
 def test_weights_stepped_inside_autocast_are_used_at_once():
     runtime = Runtime("cpu", "bf16-mixed")
-    layer, x = nn.Linear(4, 4, bias=False), torch.ones(2, 4)
+    layer, x = nn.LazyLinear(4, bias=False), torch.ones(2, 4)
+    with torch.random.fork_rng():
+        layer(x)
     with runtime.autocast():
         before = layer(x)
         with torch.no_grad():
@@ -67,7 +70,7 @@ def test_cuda_without_a_device_is_an_input_error():
 
 
 def test_batches_get_the_dtype_of_the_parameters():
-    batch = Batch(torch.rand(2, 1, 8, 8), torch.tensor([0, 1]), torch.tensor([4, 5]))
+    batch = Batch(torch.zeros(2, 1, 8, 8), torch.tensor([0, 1]), torch.tensor([4, 5]))
     assert Runtime("cpu").batch(batch) is batch
     double = Runtime("cpu", "64-true").batch(batch)
     assert double.x.dtype == torch.float64

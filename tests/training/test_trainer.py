@@ -163,7 +163,7 @@ class Poison(torch.autograd.Function):
 def test_nothing_infinite_is_saved_and_the_last_good_checkpoint_stays(
     what: str, save: dict, tmp_path: Path
 ):
-    with pytest.raises(TrainingError, match="became.*last good checkpoint stays.*peak_lr"):
+    with pytest.raises(TrainingError, match=r"became.*last good checkpoint stays.*peak_lr"):
         train(Breaking(5, what), tmp_path, **save)
     content = load_checkpoint(tmp_path)
     assert content is not None
@@ -217,7 +217,7 @@ def test_fewer_than_two_images_are_an_input_error():
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (models.build("small_cnn", classes=10, channels=3, widths=(4,)), "cannot take images"),
+        (models.build("small_cnn", classes=10, channels=3, widths=(4,)), "must be images of shape"),
         (models.build("small_cnn", classes=7, channels=1, widths=(4,)), "one logit for each class"),
         (nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.Softmax(1)), "probabilities"),
         (nn.Sequential(nn.Flatten(), nn.Linear(49, 10)), "cannot take images"),

@@ -6,7 +6,7 @@ Generate Noise for Multi-Attack Robustness, ICML 2021.
 `e_at`: the CIFAR-10 radii of Croce and Hein, Adversarial robustness against multiple and single
 l_p-threat models via quick fine-tuning of robust classifiers, ICML 2022, with the larger l1 ball.
 
-`digits`: ours, for 8x8 images of 16 gray levels. The radii are large enough that an undefended
+`digits`: ours, for 8x8 images of 17 gray levels. The radii are large enough that an undefended
 network falls to each norm (4.6 % of the test images survive all three), and balanced so that no
 norm implies another: adversarial training against linf alone keeps 9.8 % (l1 is its hole), l2
 alone 31.0 %, l1 alone 36.8 %, against the worst of the three 48.0 %. Measured with a

@@ -149,8 +149,10 @@ class LiveDisplay:
 
     def finish(self, text: str) -> None:
         """See `ProgressDisplay`."""
+        from rich.text import Text
+
         self._live.stop()
-        self._live.console.print(f"{self.title}: {text}", highlight=False, markup=False)
+        self._live.console.print(Text(f"{self.title}: {text}"))
 
     def _drawn(self, status: Status) -> Any:
         from rich.console import Group

@@ -1,0 +1,161 @@
+"""Reading recipes: files and shipped names, overrides, and all problems at once."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from multirobust import catalog
+from multirobust.config.sections import Recipe, filled, merged
+from multirobust.errors import ConfigError, InputError, lookup_error, suggestion
+
+__all__ = ["load_recipe", "shipped_recipes"]
+
+_NAMES = {
+    ("data", "name"): ("data set", catalog.DATASETS),
+    ("model", "name"): ("model", catalog.MODELS),
+    ("threats", "preset"): ("threat preset", catalog.THREATS),
+    ("evaluation", "suite"): ("suite", catalog.SUITES),
+}
+
+
+def shipped_recipes() -> dict[str, str]:
+    """Return the names of the recipes in the package, each with its summary."""
+    found = sorted(entry for entry in _recipe_folder().iterdir() if entry.name.endswith(".toml"))
+    return {
+        entry.name.removesuffix(".toml"): tomllib.loads(entry.read_text("utf-8")).get("summary", "")
+        for entry in found
+    }
+
+
+def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe file, or a shipped recipe by its name, and apply overrides.
+
+    Args:
+        source: Path of a TOML file, or a name of `multirobust list recipes`.
+        overrides: "path.to.field=value" each, the value written as in TOML (bare words are text).
+
+    Returns:
+        The recipe, every field filled.
+
+    Raises:
+        ConfigError: With one line for each problem: the field's path, the rule, the value.
+        InputError: If the recipe cannot be found or is not TOML.
+    """
+    fields = _read(source)
+    problems: list[str] = []
+    for override in overrides:
+        problems += _apply(fields, override)
+    fields.setdefault("name", Path(source).stem)
+    problems += _name_problems(fields)
+    try:
+        recipe = Recipe.model_validate(merged(Recipe().model_dump(), filled(fields)))
+    except ValidationError as error:
+        raise ConfigError(problems + [_sentence(detail) for detail in error.errors()]) from None
+    problems += _cross_problems(recipe)
+    if problems:
+        raise ConfigError(problems)
+    return recipe
+
+
+def _recipe_folder() -> Any:
+    return files("multirobust") / "recipes"
+
+
+def _read(source: str | Path) -> dict[str, Any]:
+    path = Path(source)
+    if path.suffix != ".toml":
+        names = [entry.name.removesuffix(".toml") for entry in _recipe_folder().iterdir()]
+        known = [name for name in names if not name.startswith("_")]
+        if str(source) not in known:
+            error = lookup_error("recipe", str(source), known)
+            raise InputError(f"{error} Or give the path of a .toml file.")
+        text = (_recipe_folder() / f"{source}.toml").read_text("utf-8")
+    else:
+        try:
+            text = path.read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"Recipe {str(path)!r} cannot be read: {error}.") from None
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"Recipe {str(source)!r} is not valid TOML: {error}.") from None
+
+
+def _apply(fields: dict[str, Any], override: str) -> list[str]:
+    """Write one override into the fields; return its problem, if it has one."""
+    path, equals, text = override.partition("=")
+    keys = path.strip().split(".")
+    if not equals or not all(keys):
+        return [
+            f"--set {override!r}: must be written path.to.field=value, such as training.epochs=3."
+        ]
+    try:
+        value = tomllib.loads(f"value = {text.strip()}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    for key in keys[:-1]:
+        fields = fields.setdefault(key, {})
+        if not isinstance(fields, dict):
+            return [f"--set {override!r}: {key!r} is not a group of fields."]
+    fields[keys[-1]] = value
+    return []
+
+
+def _name_problems(fields: Mapping[str, Any]) -> list[str]:
+    problems = []
+    for (section, field), (kind, table) in _NAMES.items():
+        group = fields.get(section, {})
+        value = group.get(field) if isinstance(group, Mapping) else None
+        if isinstance(value, str) and value not in table:
+            problems.append(f"{section}.{field}: {lookup_error(kind, value, table)}")
+    defenses = fields.get("defenses", ())
+    names = defenses if isinstance(defenses, (list, tuple)) else ()
+    unknown = [n for n in names if isinstance(n, str) and n not in catalog.DEFENSES]
+    return problems + [
+        f"defenses: {lookup_error('defense', name, catalog.DEFENSES)}" for name in unknown
+    ]
+
+
+def _cross_problems(recipe: Recipe) -> list[str]:
+    problems = []
+    if recipe.model.widths is not None and recipe.model.name != "small_cnn":
+        problems.append(
+            f"model.widths: only small_cnn has this field, the model is {recipe.model.name!r}; "
+            "drop it."
+        )
+    if recipe.evaluation.attack.batch_norm != "running":
+        problems.append(
+            "evaluation.attack.batch_norm: must be 'running', since a model is attacked as it is "
+            f"used, got {recipe.evaluation.attack.batch_norm!r}; drop it."
+        )
+    for field in ("defenses", "seeds"):
+        values = getattr(recipe, field)
+        if len(set(values)) < len(values):
+            problems.append(f"{field}: each may stand only once, got {list(values)}.")
+    return problems
+
+
+def _sentence(detail: Any) -> str:
+    """One line for one of pydantic's errors."""
+    path = ".".join(str(part) for part in detail["loc"]) or "recipe"
+    if detail["type"] == "extra_forbidden":
+        known = _fields_at(detail["loc"][:-1])
+        name = str(detail["loc"][-1])
+        return f"{path}: no such field.{suggestion(name, known)} Known: {', '.join(sorted(known))}."
+    if detail["type"] == "value_error":
+        return f"{path}: {detail['ctx']['error']}."
+    message = detail["msg"][0].lower() + detail["msg"][1:]
+    return f"{path}: {message}, got {detail['input']!r}."
+
+
+def _fields_at(location: Sequence[int | str]) -> list[str]:
+    section: Any = Recipe
+    for key in location:
+        section = section.model_fields[str(key)].annotation
+    return list(section.model_fields)
