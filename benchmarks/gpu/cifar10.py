@@ -1,6 +1,6 @@
 """Train one defense on all of CIFAR-10, attack it in every norm, and write one JSON file.
 
-    python benchmarks/gpu/cifar10.py --defense mng_ac --data DIR --output results/cifar10 --minutes 25
+    python benchmarks/gpu/cifar10.py --defense mng_ac --data DIR --output runs --minutes 25
 
 Stops before the minutes are over and exits with 75; the same command goes on from its checkpoint
 and exits with 0 when `<output>/<defense>-s<seed>.json` is written. DIR holds the official pickles
@@ -25,7 +25,7 @@ from multirobust.training import display_for, stop_on_interrupt
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Train, evaluate and write; return 0 if all is done, 75 if the command must be called again."""
+    """Train, evaluate and write; return 0 if all is done, 75 if it must be called again."""
     options = _parser().parse_args(arguments)
     deadline = Deadline(options.minutes)
     try:

@@ -8,6 +8,7 @@ waits for before the last step is queued.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -142,7 +143,7 @@ class Clock:
 
     def between(self, marks: list[Any]) -> list[float]:
         """Return the seconds between each two marks in a row; waits for the device."""
-        pairs = list(zip(marks, marks[1:], strict=False))
+        pairs = list(itertools.pairwise(marks))
         if not self.cuda:
             return [end - start for start, end in pairs]
         torch.cuda.synchronize(self.device)
@@ -191,16 +192,12 @@ def measure(loop: Loop, *, repeats: int, passes: int, deadline: Deadline) -> Tim
         passes: How often a bare pass runs in a round.
         deadline: Ends the rounds early; the result may then hold fewer, or none.
     """
-    clock, times = Clock(loop.runtime.device), Times(arms_of(loop.job.defense))
-    if _round(loop, times, passes, clock, deadline):
-        times.steps.clear()
-        times.bare.clear()
-        times.autotuned.clear()
+    clock, arms = Clock(loop.runtime.device), arms_of(loop.job.defense)
+    times = Times(arms)
+    if _round(loop, Times(arms), passes, clock, deadline):
         for _ in range(repeats):
             if deadline.lap() or not _round(loop, times, passes, clock, deadline):
                 break
-    else:
-        times.steps.clear()
     return times
 
 

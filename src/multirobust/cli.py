@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -14,7 +15,6 @@ from multirobust.errors import InputError, Interrupted, MultirobustError, lookup
 
 if TYPE_CHECKING:
     from multirobust.config import Recipe
-    from multirobust.data import Data
     from multirobust.experiment import Run
 
 __all__ = ["app", "main"]
@@ -45,12 +45,19 @@ OutputOption = Annotated[
     Path | None, typer.Option("--output", help="Folder of the runs; default runs/RECIPE.")
 ]
 SuiteOption = Annotated[str | None, typer.Option("--suite", help="In place of the recipe's.")]
+EvaluationOption = Annotated[
+    str | None,
+    typer.Option("--suite", help="Which evaluation: a folder name under RUN/evaluation."),
+]
 LimitOption = Annotated[
     int | None, typer.Option("--limit", min=1, help="Use only the first test images.")
 ]
 FormatOption = Annotated[
     Literal["text", "markdown", "latex"], typer.Option("--format", help="How to print the table.")
 ]
+
+_INTERRUPTED = 130
+"""The exit code that typer gives to Ctrl-C."""
 
 _TABLES = {
     "defenses": catalog.DEFENSES,
@@ -108,8 +115,7 @@ def train(
     Example: multirobust train digits --defense sat --defense mng_ac --output runs/mine
     """
     chosen = _recipe(recipe, overrides, defense, seed)
-    runs, data = _plan(chosen, output)
-    _train_all(runs, data)
+    _train(chosen, output)
 
 
 @app.command()
@@ -122,34 +128,47 @@ def evaluate(
 ) -> None:
     """Attack trained models and keep what happened to every image.
 
-    --set changes the runs' own recipe, such as threats.preset or evaluation.attack.restarts.
+    --set changes how the models are attacked, such as threats.preset or
+    evaluation.attack.restarts. An evaluation other than the recipe's own is kept beside it.
 
     Example: multirobust evaluate runs/digits/sat-s0 --limit 100
     """
-    from multirobust.experiment import find_runs
+    from multirobust.experiment import evaluate_all, find_runs
 
-    _evaluate_all(find_runs(runs), suite, limit, split, overrides)
+    extra = list(overrides or [])
+    extra += [f"evaluation.suite={suite}"] if suite else []
+    extra += [f"evaluation.limit={limit}"] if limit else []
+    evaluate_all(find_runs(runs), overrides=extra, split=split, tell=_tell)
 
 
 @app.command()
-def compare(runs: RunsArgument, suite: SuiteOption = None, form: FormatOption = "text") -> None:
+def compare(
+    runs: RunsArgument,
+    suite: EvaluationOption = None,
+    form: FormatOption = "text",
+    record: Annotated[
+        Path | None, typer.Option(help="Also write every image's outcome to this JSON file.")
+    ] = None,
+) -> None:
     """Print the paper's table of evaluated runs: clean, per norm, union, average, time.
 
     Example: multirobust compare runs/digits --format latex
     """
     from multirobust.experiment import find_runs, result_of
-    from multirobust.report import comparison, latex, markdown, text
+    from multirobust.report import comparison, latex, markdown, text, write_record
 
     renderers: dict[str, Callable[..., str]] = {"text": text, "markdown": markdown, "latex": latex}
     results = [result_of(run, suite) for run in find_runs(runs)]
     typer.echo(renderers[form](comparison(results)).rstrip("\n"))
+    if record:
+        write_record(results, record, command=shlex.join(["multirobust", *sys.argv[1:]]))
 
 
 @app.command()
 def report(
     runs: RunsArgument,
     output: Annotated[Path, typer.Option(help="The HTML file.")] = Path("report.html"),
-    suite: SuiteOption = None,
+    suite: EvaluationOption = None,
     images: Annotated[int, typer.Option(min=0, help="Test images to show attacked.")] = 3,
 ) -> None:
     """Write one HTML file with the table, the figures and attacked images of evaluated runs.
@@ -191,6 +210,10 @@ def main() -> None:
     """Run the command line; an error of the package is one message, never a traceback."""
     try:
         app()
+    except SystemExit as ending:
+        if ending.code != _INTERRUPTED:
+            raise
+        _fail("Interrupted; what is finished is kept. Run the same command again to go on.", 1)
     except Interrupted as error:
         _fail(str(error), 1)
     except InputError as error:
@@ -199,8 +222,12 @@ def main() -> None:
         _fail(f"Error: {error}", 1)
 
 
+def _tell(line: str) -> None:
+    typer.echo(line, err=True)
+
+
 def _fail(message: str, code: int) -> None:
-    typer.echo(message, err=True)
+    _tell(message)
     sys.exit(code)
 
 
@@ -220,54 +247,14 @@ def _recipe(
     return load_recipe(source, chosen)
 
 
-def _plan(recipe: Recipe, output: Path | None) -> tuple[list[Run], Data]:
-    from multirobust.experiment import load_data, open_run, plan
-
-    runs = plan(recipe, output or Path("runs") / recipe.name)
-    for run in runs:
-        open_run(run)
-    return runs, load_data(recipe.data)
-
-
-def _train_all(runs: list[Run], data: Data) -> None:
-    from multirobust.experiment import train_run
+def _train(recipe: Recipe, output: Path | None) -> list[Run]:
+    from multirobust.experiment import prepare, train_all
     from multirobust.training import display_for, stop_on_interrupt
 
+    runs, data = prepare(recipe, output or Path("runs") / recipe.name)
     with stop_on_interrupt() as stop:
-        for run in runs:
-            if run.trained:
-                typer.echo(f"{run.name}: already trained in {run.folder}", err=True)
-                continue
-            train_run(run, data, display=display_for(), stop=stop)
-            if stop():
-                raise Interrupted("Interrupted between two runs; the same command goes on.")
-
-
-def _evaluate_all(
-    runs: list[Run],
-    suite: str | None = None,
-    limit: int | None = None,
-    split: str = "test",
-    overrides: list[str] | None = None,
-) -> None:
-    from multirobust.config import load_recipe
-    from multirobust.experiment import evaluate_run, load_data
-
-    extra = list(overrides or [])
-    extra += [f"evaluation.suite={suite}"] if suite else []
-    extra += [f"evaluation.limit={limit}"] if limit else []
-    data: dict[Any, Data] = {}
-    for run in runs:
-        recipe = load_recipe(run.folder / "recipe.toml", extra)
-        if recipe.data not in data:
-            data[recipe.data] = load_data(recipe.data)
-
-        def tell(line: str, name: str = run.name) -> None:
-            typer.echo(f"{name}: {line}", err=True)
-
-        outcomes = evaluate_run(run, data[recipe.data], recipe=recipe, split=split, report=tell)
-        summary = " | ".join(str(outcomes).splitlines()[1:])
-        typer.echo(f"{run.name}: {' '.join(summary.split())}", err=True)
+        train_all(runs, data, display=display_for, stop=stop, tell=_tell)
+    return runs
 
 
 def _report(runs: list[Run], output: Path, suite: str | None = None, images: int = 3) -> None:
@@ -279,11 +266,10 @@ def _report(runs: list[Run], output: Path, suite: str | None = None, images: int
 
 
 def _run(recipe: Recipe, output: Path | None) -> None:
-    from multirobust.experiment import result_of
+    from multirobust.experiment import evaluate_all, result_of
     from multirobust.report import comparison, text
 
-    runs, data = _plan(recipe, output)
-    _train_all(runs, data)
-    _evaluate_all(runs)
+    runs = _train(recipe, output)
+    evaluate_all(runs, tell=_tell)
     typer.echo(text(comparison([result_of(run) for run in runs])))
     _report(runs, runs[0].folder.parent / "report.html")

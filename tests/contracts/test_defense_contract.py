@@ -142,7 +142,7 @@ def test_the_loss_on_one_batch_falls(name):
     training, data = Training(name), batch()
     losses = [training.step(data, seed).total.item() for seed in range(15)]
     # Sampled defenses meet another attack at every step: compare averages.
-    assert sum(losses[-5:]) < 0.9 * sum(losses[:5]), losses
+    assert sum(losses[-5:]) < 0.95 * sum(losses[:5]), losses
 
 
 @pytest.mark.parametrize(("name", "recipe"), RESUMED, ids=[*DEFENSES, "mng_ac_official"])

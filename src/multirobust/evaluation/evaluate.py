@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -39,9 +38,9 @@ def evaluate_suite(
 ) -> Outcomes:
     """Attack a classifier with every attack of a suite.
 
-    Every attack sees every image that the model gets right. An attack that raises, a prediction
-    that is NaN, and an adversarial image outside its ball are recorded as `State.ERROR`: neither
-    robust nor broken.
+    Every attack sees every image that the model gets right. Where a model or an attack raises, a
+    prediction is NaN, or an adversarial image lies outside its ball, the images are recorded as
+    `State.ERROR`, neither robust nor broken, and the manifest says why under "errors".
 
     Args:
         model: Maps images in [0, 1] to logits; in evaluation mode.
@@ -58,21 +57,21 @@ def evaluate_suite(
         The outcomes, in the order of the split.
 
     Raises:
-        InputError: If the model is in training mode or does not return logits for these images.
+        InputError: If the limit is below 1, or the model is not a classifier of these images (see
+            `check_model`).
     """
-    split = split.first(min(limit, len(split))) if limit else split
+    check_model(model, split)
+    split = split.first(min(limit, len(split))) if limit is not None else split
     device = torch.device(device) if device is not None else _device_of(model)
     loader = Loader(split, batch_size=batch_size, seed=seed, device=device, shuffle=False)
-    check_model(model, split)
     clean = _Clean(model, loader)
-    columns, errors = [], {}
+    columns, errors = [], {"clean": sorted(clean.errors)} if clean.errors else {}
     for named in suite.attacks:
         run = _Run(model, loader, named, seed)
         columns.append(run.column(clean))
         if run.errors:
             errors[named.name] = sorted(run.errors)
-        standing = int((columns[-1].states == State.SURVIVED).sum())
-        report(f"{named.name}: {standing} of {len(split)} survive ({columns[-1].seconds:.1f} s)")
+        report(_told(columns[-1], run.errors))
     facts = {
         "suite": suite.name,
         "seed": seed,
@@ -95,6 +94,10 @@ def check_model(model: nn.Module, split: Split) -> None:
 
     It must be in evaluation mode and return finite logits, one for each class, for the first
     images.
+
+    Args:
+        model: Maps images in [0, 1] to logits.
+        split: The images it is to classify.
     """
     if not isinstance(model, nn.Module):
         raise InputError(f"model must be a torch.nn.Module, got {type(model).__name__}.")
@@ -104,19 +107,13 @@ def check_model(model: nn.Module, split: Split) -> None:
             f"model must be in evaluation mode, but {training[0]} is in training mode; call "
             "model.eval() first, so that BatchNorm and dropout behave as in use."
         )
-    x = split.first(min(8, len(split))).floats().to(_device_of(model))
-    with torch.no_grad():
-        logits = model(x)
-    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(x):
-        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise InputError(
-            f"model must return logits of shape (b, classes), got {shape} for {tuple(x.shape)}."
-        )
+    logits = _logits_of_a_few(model, split)
     highest = int(split.labels.max())
-    if logits.shape[1] <= highest:
+    classes = max(highest + 1, 2)
+    if logits.shape[1] < classes:
         raise InputError(
             f"model must return one logit for each class, got {logits.shape[1]} logits where the "
-            f"labels go up to {highest}; use a model with at least {highest + 1} classes."
+            f"labels go up to {highest}; use a model with at least {classes} classes."
         )
     if not logits.isfinite().any():
         raise InputError(
@@ -130,20 +127,51 @@ def check_model(model: nn.Module, split: Split) -> None:
         )
 
 
-@dataclass
+@torch.no_grad()
+def _logits_of_a_few(model: nn.Module, split: Split) -> Tensor:
+    x = split.first(min(8, len(split))).floats().to(_device_of(model))
+    try:
+        logits = model(x)
+    except Exception as error:
+        raise InputError(
+            f"model must take images of shape {tuple(x.shape)} in {x.dtype}, but it raised "
+            f"{type(error).__name__}: {error} Build it with the channels, size and dtype of the "
+            "images."
+        ) from error
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(x):
+        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise InputError(
+            f"model must return logits of shape (b, classes), got {shape} for {tuple(x.shape)}."
+        )
+    return logits
+
+
+def _told(column: AttackColumn, errors: set[str]) -> str:
+    """One line on what an attack did."""
+    standing, failed = (int((column.states == s).sum()) for s in (State.SURVIVED, State.ERROR))
+    line = f"{column.name}: {standing} of {len(column.states)} survive ({column.seconds:.1f} s)"
+    why = f", such as {min(errors)}" if errors else ""
+    return f"{line}; {failed} ended in errors{why}" if failed else line
+
+
 class _Clean:
     """The model's predictions on the clean images, -1 where a logit is NaN or the model raised."""
 
-    model: nn.Module
-    loader: Loader
-    predictions: Tensor = field(init=False)
-
-    def __post_init__(self) -> None:
+    def __init__(self, model: nn.Module, loader: Loader):
+        self.errors: set[str] = set()
         parts = []
-        for batch in self.loader.epoch(0):
-            with torch.no_grad():
-                parts.append(predict(self.model, batch.x))
+        for batch in loader.epoch(0):
+            try:
+                with torch.no_grad():
+                    parts.append(predict(model, batch.x))
+            except MultirobustError:
+                raise
+            except Exception as error:
+                self.errors.add(_quoted(error))
+                parts.append(torch.full_like(batch.y, -1))
         self.predictions = torch.cat(parts)
+        if not self.errors and bool((self.predictions == -1).any()):
+            self.errors.add("NaN among the logits")
 
 
 def predict(model: nn.Module, x: Tensor) -> Tensor:
@@ -197,16 +225,20 @@ class _Run:
         try:
             x_adv = self.named.attack(self.model, x, y, generator=generator)
             with torch.no_grad():
+                if x_adv.shape != x.shape:
+                    raise ValueError(f"images of shape {tuple(x_adv.shape)}, not {tuple(x.shape)}")
                 predictions = predict(self.model, x_adv)
+                distance = self.named.threat.distance(x_adv, x)
+                outside = self._outside(x_adv, distance)
         except MultirobustError:
             raise
         except Exception as error:
-            self.errors.add(f"{type(error).__name__}: {error}"[:200])
+            self.errors.add(_quoted(error))
             return failed
-        distance = self.named.threat.distance(x_adv, x)
-        outside = self._outside(x_adv, distance)
         if bool(outside.any()):
             self.errors.add("images outside the ball or the pixel box")
+        if bool((predictions == -1).any()):
+            self.errors.add("NaN among the logits")
         state = torch.where(predictions == y, State.SURVIVED, State.BROKEN)
         state = torch.where((predictions == -1) | outside, State.ERROR, state)
         return state, torch.where(outside, 0, distance)
@@ -216,6 +248,10 @@ class _Run:
         box = (pixels.amin(1) >= -TOLERANCE) & (pixels.amax(1) <= 1 + TOLERANCE)
         ball = distance <= self.named.threat.radius * (1 + TOLERANCE)
         return ~(box & ball & pixels.isfinite().all(1))
+
+
+def _quoted(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"[:200]
 
 
 def _device_of(model: nn.Module) -> torch.device:

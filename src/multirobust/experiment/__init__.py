@@ -1,23 +1,31 @@
 """From a recipe to trained, evaluated and compared models, each in a folder of its own."""
 
 from multirobust.experiment.api import evaluate, recipe_for, train
-from multirobust.experiment.pipeline import (
+from multirobust.experiment.building import (
+    build_defense,
     build_model,
-    evaluate_run,
     load_data,
     load_defense,
     load_model,
+)
+from multirobust.experiment.pipeline import (
+    evaluate_run,
+    evaluation_name,
     result_of,
     train_run,
 )
 from multirobust.experiment.runs import Run, find_runs, open_run, plan
 from multirobust.experiment.showcase import gallery_of, report_runs
+from multirobust.experiment.workflow import evaluate_all, prepare, train_all
 
 __all__ = [
     "Run",
+    "build_defense",
     "build_model",
     "evaluate",
+    "evaluate_all",
     "evaluate_run",
+    "evaluation_name",
     "find_runs",
     "gallery_of",
     "load_data",
@@ -25,9 +33,11 @@ __all__ = [
     "load_model",
     "open_run",
     "plan",
+    "prepare",
     "recipe_for",
     "report_runs",
     "result_of",
     "train",
+    "train_all",
     "train_run",
 ]

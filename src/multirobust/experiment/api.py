@@ -43,8 +43,17 @@ def train(
 
     Returns:
         The trained model with time and passes. See `training.Fit`.
+
+    Raises:
+        InputError: If an argument is of another type, or the model does not fit the data.
+        CheckpointError: If the folder holds the checkpoint of another training.
+        RunError: If the folder cannot be written.
+        TrainingError: If the loss becomes NaN or infinite.
     """
-    recipe = recipe or recipe_for(data.name)
+    _check_type("model", model, nn.Module, "wrap a function in a module")
+    _check_type("data", data, Data, "load one with multirobust.data.digits(), or make a Data")
+    _check_type("defense", defense, (str, Defense), "give a name of `multirobust list defenses`")
+    recipe = _checked_recipe(recipe, data.name)
     name = defense if isinstance(defense, str) else type(defense).__name__
     if isinstance(defense, str):
         defense = defenses.build(defense, recipe, channels=data.channels, seed=seed)
@@ -86,9 +95,15 @@ def evaluate(
 
     Returns:
         What happened to every image; see `evaluation.Outcomes`.
+
+    Raises:
+        InputError: If an argument is of another type, the limit is below 1, or the model is not a
+            classifier of these images (see `evaluation.check_model`).
     """
+    _check_type("data", data, (Data, Split), "make a split with Split.from_arrays(images, labels)")
+    _check_type("suite", suite, (str, Suite), "give a name of `multirobust list suites`")
     split = data.test if isinstance(data, Data) else data
-    recipe = recipe or recipe_for(split.source)
+    recipe = _checked_recipe(recipe, split.source)
     if isinstance(suite, str):
         threats = threats_from(recipe.threats)
         suite = evaluation.build_suite(suite, threats, recipe.evaluation.attack)
@@ -97,7 +112,7 @@ def evaluate(
         split,
         suite,
         batch_size=recipe.evaluation.batch_size,
-        limit=limit or recipe.evaluation.limit,
+        limit=recipe.evaluation.limit if limit is None else limit,
         seed=seed,
     )
 
@@ -111,3 +126,16 @@ def recipe_for(name: str) -> Recipe:
             f"data: no recipe is shipped for {name or 'a split of its own'!r}, so radii and steps "
             "are unknown; pass recipe=..., such as recipe=multirobust.load_recipe('cifar10')."
         ) from None
+
+
+def _checked_recipe(recipe: Recipe | None, data: str) -> Recipe:
+    hint = "load one with multirobust.load_recipe('digits')"
+    _check_type("recipe", recipe, (Recipe, type(None)), hint)
+    return recipe or recipe_for(data)
+
+
+def _check_type(name: str, value: object, kinds: type | tuple[type, ...], way_out: str) -> None:
+    if not isinstance(value, kinds):
+        known = kinds if isinstance(kinds, tuple) else (kinds,)
+        wanted = " or ".join(kind.__name__ for kind in known if kind is not type(None))
+        raise InputError(f"{name} must be a {wanted}, got {type(value).__name__}; {way_out}.")

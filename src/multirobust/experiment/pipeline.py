@@ -3,66 +3,39 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable
-from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from torch import nn
-
-from multirobust import data as datasets
-from multirobust import defenses, evaluation, models, training
+from multirobust import evaluation, training
 from multirobust.attacks import threats_from
-from multirobust.config import DataConfig, Recipe
-from multirobust.data import Data
-from multirobust.defenses import Defense
-from multirobust.errors import ConfigError, InputError, RunError
+from multirobust.config import Recipe
+from multirobust.data import Data, Split
+from multirobust.errors import DataError, InputError, RunError, suggestion
 from multirobust.evaluation import Outcomes
-from multirobust.experiment.runs import Run, identity, open_run, read_json, to_json
+from multirobust.experiment.building import (
+    build_defense,
+    build_model,
+    load_model,
+    save_weights,
+    weights_digest,
+)
+from multirobust.experiment.runs import (
+    TRAINING,
+    Run,
+    identity,
+    open_run,
+    stored_recipe,
+    to_json,
+    training_facts,
+)
 from multirobust.files import atomic_write
 from multirobust.provenance import provenance
 from multirobust.report.tables import RunResult
 from multirobust.training import ProgressDisplay
 
-__all__ = [
-    "build_model",
-    "evaluate_run",
-    "load_data",
-    "load_defense",
-    "load_model",
-    "result_of",
-    "train_run",
-]
-
-
-def load_data(config: DataConfig) -> Data:
-    """Load the data set that a recipe names."""
-    options: dict[str, Any] = {
-        "train_limit": config.train_limit,
-        "test_limit": config.test_limit,
-        "validation": config.validation,
-    }
-    if config.name != "digits":
-        options |= {"folder": config.folder, "download": config.download}
-    elif config.folder is not None:
-        raise ConfigError(["data.folder: digits are embedded and have no folder; drop it."])
-    data = datasets.build(config.name, **options)
-    if config.augmentation == "none":
-        data = replace(data, augmentation=None)
-    return data
-
-
-def build_model(recipe: Recipe, data: Data, seed: int) -> nn.Module:
-    """Return the fresh classifier of a recipe, its weights drawn from the seed."""
-    options = {} if recipe.model.widths is None else {"widths": recipe.model.widths}
-    return models.build(
-        recipe.model.name,
-        classes=data.classes,
-        channels=data.channels,
-        mean=data.mean if recipe.model.normalize else None,
-        std=data.std if recipe.model.normalize else None,
-        seed=seed,
-        **options,
-    )
+__all__ = ["evaluate_run", "evaluation_name", "result_of", "train_run"]
 
 
 def train_run(
@@ -85,7 +58,7 @@ def train_run(
     fit = training.fit(
         build_model(recipe, data, run.seed),
         data,
-        defenses.build(run.defense, recipe, channels=data.channels, seed=run.seed),
+        build_defense(run, data),
         recipe.training,
         seed=run.seed,
         batch_norm=recipe.attack.batch_norm,
@@ -95,8 +68,7 @@ def train_run(
         title=run.name,
         stop=stop,
     )
-    _save_tensors(run.folder / "model.safetensors", fit.model)
-    _save_tensors(run.folder / "defense.safetensors", fit.defense)
+    save_weights(run, fit.model, fit.defense)
     facts = {
         "seconds": fit.seconds,
         "steps": fit.steps,
@@ -105,25 +77,7 @@ def train_run(
         "train_images": len(data.train),
         **provenance(fit.device),
     }
-    atomic_write(run.folder / "training.json", to_json(facts))
-
-
-def load_model(run: Run, data: Data) -> nn.Module:
-    """Return the trained classifier of a run, in evaluation mode, on the CPU.
-
-    Raises:
-        RunError: If the run has not ended, or its weights are damaged.
-    """
-    model = build_model(run.recipe, data, run.seed)
-    _load_tensors(run, "model.safetensors", model)
-    return model.eval()
-
-
-def load_defense(run: Run, data: Data) -> Defense[Any]:
-    """Return the defense of a run with what it learned, on the CPU."""
-    defense = defenses.build(run.defense, run.recipe, channels=data.channels, seed=run.seed)
-    _load_tensors(run, "defense.safetensors", defense)
-    return defense
+    atomic_write(run.folder / TRAINING, to_json(facts))
 
 
 def evaluate_run(
@@ -137,6 +91,10 @@ def evaluate_run(
 ) -> Outcomes:
     """Attack the model of a run and keep the outcomes; what was evaluated so before is read back.
 
+    The evaluation that the run's `recipe.toml` asks for lies in `evaluation/<suite>`. Any other one
+    (fewer images, other radii, the validation split) gets a folder of its own beside it, named by
+    `evaluation_name`, so that none takes the place of another.
+
     Args:
         run: A run that has been trained.
         data: Its data.
@@ -144,32 +102,153 @@ def evaluate_run(
         split: "test" or "validation".
         seed: Of the attacks' random starts.
         report: Receives a line when an attack is done.
+
+    Raises:
+        InputError: If the recipe changes what the run was trained with, or there are no images.
+        RunError: If the run has not been trained or its folder cannot be written.
     """
     recipe = recipe or run.recipe
-    images = data.test if split == "test" else data.validation
-    if images is None:
-        raise InputError("split: the run held out no validation images; set data.validation.")
-    config = recipe.evaluation
-    folder = (
-        run.folder / "evaluation" / (config.suite if split == "test" else f"{config.suite}-{split}")
-    )
+    _check_changes(run, recipe)
+    images = _images(data, split)
+    settings = _settings(recipe, split, seed)
+    name = evaluation_name(run, settings)
+    folder = run.folder / "evaluation" / name
     manifest = {
         "run": {"defense": run.defense, "training_seed": run.seed, "name": run.recipe.name},
-        "split": split,
         "data": data.name,
-        "weights": _digest(run),
-        "recipe": recipe.model_dump(mode="json", exclude_none=True),
+        "weights": weights_digest(run),
+        "evaluation": settings,
+        "recipe": run.recipe.model_dump(mode="json", exclude_none=True),
     }
-    if (folder / "outcomes.json").is_file():
+    known = _known(folder, manifest, _count(recipe, images), report)
+    if known is None:
+        known = _attacked(run, data, images, recipe, seed, manifest, report)
+        evaluation.save(known, folder)
+    if name != recipe.evaluation.suite:
+        report(f"kept as {name!r}; compare and report show it with --suite {name}")
+    return known
+
+
+def evaluation_name(run: Run, settings: dict[str, Any] | None = None) -> str:
+    """Return the folder of an evaluation: the suite, and how it departs from the run's own.
+
+    Args:
+        run: The run; its `recipe.toml` says which evaluation is its own.
+        settings: What decides the outcomes; None takes what `run.recipe` asks for.
+    """
+    settings = settings or _settings(run.recipe, "test", 0)
+    parts = [settings["suite"]]
+    if settings["split"] != "test":
+        parts.append(settings["split"])
+    if settings != _settings(stored_recipe(run.folder), settings["split"], 0):
+        parts.append(hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8])
+    return "-".join(parts)
+
+
+def result_of(run: Run, suite: str | None = None) -> RunResult:
+    """Return what the tables need to know of a run.
+
+    Args:
+        run: A run that has been trained and evaluated.
+        suite: Which evaluation, by the name of its folder; None takes what `run.recipe` asks for.
+
+    Raises:
+        RunError: If the run has not been trained, or not been evaluated so with these weights.
+    """
+    if not run.trained:
+        raise RunError(
+            f"{run.folder} has not finished training; run the command that trained it again, or "
+            "leave it out by naming the others."
+        )
+    facts = training_facts(run)
+    outcomes = evaluation.load(_evaluation_folder(run, suite or evaluation_name(run)))
+    if outcomes.manifest.get("weights") != weights_digest(run):
+        raise RunError(
+            f"{run.folder} was evaluated with other weights than it has now; run `multirobust "
+            f"evaluate {run.folder}`."
+        )
+    return RunResult(
+        run.defense,
+        run.seed,
+        outcomes,
+        training_seconds=facts["seconds"],
+        forwards=facts["forwards"],
+        backwards=facts["backwards"],
+        device=facts["device"],
+    )
+
+
+def _check_changes(run: Run, recipe: Recipe) -> None:
+    """A model is evaluated by other rules at will, but stays what it was trained as."""
+    ours = identity(run.recipe, run.defense, run.seed)
+    theirs = identity(recipe, run.defense, run.seed)
+    changed = [n for n in ours if ours[n] != theirs[n] and not n.startswith("threats.")]
+    changed += [n for n in ("defenses", "seeds") if getattr(run.recipe, n) != getattr(recipe, n)]
+    if changed:
+        raise InputError(
+            f"{', '.join(changed)}: an evaluation may change evaluation.*, threats.*, data.folder, "
+            "data.test_limit and training.device only; the rest decided how "
+            f"{run.folder} was trained. For evaluation attacks, write evaluation.attack."
+        )
+
+
+def _images(data: Data, split: str) -> Split:
+    images = {"test": data.test, "validation": data.validation}.get(split)
+    if images is None:
+        raise InputError(
+            f"split: must be 'test', or 'validation' for a run that was trained with "
+            f"data.validation above 0, got {split!r} and no such images."
+        )
+    return images
+
+
+def _settings(recipe: Recipe, split: str, seed: int) -> dict[str, Any]:
+    """What decides the outcomes of a given model on a given data set, as plain JSON values."""
+    threats = threats_from(recipe.threats)
+    return {
+        **recipe.evaluation.model_dump(mode="json"),
+        "threats": {norm: repr(threat) for norm, threat in threats.items()},
+        "split": split,
+        "test_limit": recipe.data.test_limit if split == "test" else None,
+        "seed": seed,
+    }
+
+
+def _count(recipe: Recipe, images: Split) -> int:
+    return min(recipe.evaluation.limit or len(images), len(images))
+
+
+def _known(
+    folder: Path, manifest: dict[str, Any], count: int, report: Callable[[str], None]
+) -> Outcomes | None:
+    """Return stored outcomes of the same weights, settings and images, if there are any."""
+    if not (folder / "outcomes.json").is_file():
+        return None
+    try:
         known = evaluation.load(folder)
-        limit = min(config.limit or len(images), len(images))
-        if (len(known), known.manifest.get("seed")) == (limit, seed) and all(
-            known.manifest.get(key) == value for key, value in manifest.items()
-        ):
-            report("already evaluated with these settings")
-            return known
+    except DataError as error:
+        report(f"evaluated again, since the stored outcomes cannot be used: {error}")
+        return None
+    facts = ("data", "weights", "evaluation")
+    same = all(known.manifest.get(fact) == manifest[fact] for fact in facts)
+    if not same or len(known) != count:
+        return None
+    report("already evaluated with these settings")
+    return known
+
+
+def _attacked(
+    run: Run,
+    data: Data,
+    images: Split,
+    recipe: Recipe,
+    seed: int,
+    manifest: dict[str, Any],
+    report: Callable[[str], None],
+) -> Outcomes:
+    config = recipe.evaluation
     device = training.choose_device(recipe.training.device)
-    outcomes = evaluation.evaluate_suite(
+    return evaluation.evaluate_suite(
         load_model(run, data).to(device),
         images,
         evaluation.build_suite(config.suite, threats_from(recipe.threats), config.attack),
@@ -180,64 +259,15 @@ def evaluate_run(
         manifest=manifest,
         report=report,
     )
-    evaluation.save(outcomes, folder)
-    return outcomes
 
 
-def result_of(run: Run, suite: str | None = None) -> RunResult:
-    """Return what the tables need to know of a run.
-
-    Raises:
-        RunError: If it has not been trained or not been evaluated with the suite.
-    """
-    if not run.trained:
-        raise RunError(f"{run.folder} has not finished training; run `multirobust train` again.")
-    suite = suite or run.recipe.evaluation.suite
-    folder = run.folder / "evaluation" / suite
-    if not (folder / "outcomes.json").is_file():
+def _evaluation_folder(run: Run, name: str) -> Path:
+    folder = run.folder / "evaluation"
+    known = sorted(path.parent.name for path in folder.glob("*/outcomes.json"))
+    if name not in known:
+        there = f" It has: {', '.join(known)}." if known else ""
         raise RunError(
-            f"{run.folder} has no outcomes of the suite {suite!r}; run `multirobust evaluate {run.folder}`."
+            f"{run.folder} has no evaluation {name!r};{suggestion(name, known)} run `multirobust "
+            f"evaluate {run.folder}`.{there}"
         )
-    facts = read_json(run.folder / "training.json")
-    return RunResult(
-        run.defense,
-        run.seed,
-        evaluation.load(folder),
-        training_seconds=facts["seconds"],
-        forwards=facts["forwards"],
-        backwards=facts["backwards"],
-        device=facts["device"],
-    )
-
-
-def _save_tensors(path: Path, module: nn.Module) -> None:
-    from safetensors.torch import save
-
-    state = module.state_dict()
-    tensors = {
-        name: value.cpu().contiguous() for name, value in state.items() if hasattr(value, "cpu")
-    }
-    atomic_write(path, save(tensors))
-
-
-def _load_tensors(run: Run, name: str, module: nn.Module) -> None:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    path = run.folder / name
-    if not path.is_file():
-        raise RunError(f"{run.folder} has no {name}: it has not finished training.")
-    try:
-        missing, foreign = module.load_state_dict(load_file(path), strict=False)
-    except (SafetensorError, RuntimeError) as error:
-        raise RunError(
-            f"{path} is damaged or of another model: {error}. Train the run again."
-        ) from error
-    missing = [key for key in missing if not key.endswith("_extra_state")]
-    if missing or foreign:
-        raise RunError(f"{path} is of another model: missing {missing}, not expected {foreign}.")
-
-
-def _digest(run: Run) -> str:
-    path = run.folder / "model.safetensors"
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+    return folder / name

@@ -2,7 +2,7 @@
 
 A run folder holds `recipe.toml` and `run.json` (what it is), `checkpoint.pt`, `metrics.jsonl`,
 `timing.jsonl` and `tensorboard/` (while it trains), `model.safetensors`, `defense.safetensors` and
-`training.json` (when it has trained), and `evaluation/<suite>/` (what it withstood).
+`training.json` (when it has trained), and `evaluation/<name>/` (what it withstood).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 from multirobust.config import Recipe, load_recipe, to_toml
 from multirobust.defenses import DEFENSES
-from multirobust.errors import DataError, RunError
+from multirobust.errors import InputError, RunError, lookup_error
 from multirobust.files import atomic_write
 
 __all__ = [
@@ -25,9 +25,13 @@ __all__ = [
     "make_folder",
     "open_run",
     "plan",
-    "read_json",
+    "stored_recipe",
     "to_json",
+    "training_facts",
 ]
+
+MARKER, RECIPE, TRAINING = "run.json", "recipe.toml", "training.json"
+MODEL, DEFENSE = "model.safetensors", "defense.safetensors"
 
 NOT_IDENTITY = {
     "": {"name", "summary", "defenses", "seeds", "evaluation"},
@@ -35,6 +39,8 @@ NOT_IDENTITY = {
     "training": {"device", "checkpoint_seconds"},
 }
 """Fields of a recipe that do not change what is trained."""
+
+_FACTS = {"seconds": (int, float), "forwards": (int, float), "backwards": (int, float)}
 
 
 @dataclass(frozen=True)
@@ -53,8 +59,8 @@ class Run:
 
     @property
     def trained(self) -> bool:
-        """Whether the training has ended."""
-        return (self.folder / "training.json").is_file()
+        """Whether the training has ended and what it made is there."""
+        return all((self.folder / name).is_file() for name in (TRAINING, MODEL, DEFENSE))
 
 
 def plan(recipe: Recipe, output: Path) -> list[Run]:
@@ -73,20 +79,18 @@ def open_run(run: Run) -> None:
         RunError: If it holds another run or other files, or cannot be written.
     """
     make_folder(run.folder)
-    marker = run.folder / "run.json"
+    marker, recipe = run.folder / MARKER, to_toml(run.recipe).encode()
     ours = identity(run.recipe, run.defense, run.seed)
     if marker.is_file():
-        there = read_json(marker)["identity"]
+        there = _identity_in(run.folder)
         names = sorted(n for n in {*there, *ours} if there.get(n) != ours.get(n))
         if names:
-            facts = ", ".join(
-                f"{n} {there.get(n)!r} there, {ours.get(n)!r} here" for n in names
-            )
+            facts = ", ".join(f"{n} {there.get(n)!r} there, {ours.get(n)!r} here" for n in names)
             raise RunError(f"{run.folder} holds another run ({facts}); choose another --output.")
         return
-    if any(run.folder.iterdir()):
+    if not _only_begun(run.folder, recipe):
         raise RunError(f"{run.folder} holds other files and no run; choose another --output.")
-    atomic_write(run.folder / "recipe.toml", to_toml(run.recipe).encode())
+    atomic_write(run.folder / RECIPE, recipe)
     atomic_write(marker, to_json({"format": 1, "identity": ours}))
 
 
@@ -94,17 +98,50 @@ def find_runs(paths: Sequence[Path]) -> list[Run]:
     """Return the runs in these folders, each a run folder or a folder of run folders.
 
     Raises:
-        RunError: If a folder holds no run, or its files cannot be read.
+        RunError: If a folder holds no run, or its files are damaged or cannot be read.
     """
     found: dict[Path, None] = {}
     for path in paths:
-        inside = sorted(path.glob("*/run.json")) if path.is_dir() else []
-        markers = [path / "run.json"] if (path / "run.json").is_file() else inside
+        try:
+            inside = sorted(path.glob(f"*/{MARKER}")) if path.is_dir() else []
+            markers = [path / MARKER] if (path / MARKER).is_file() else inside
+        except OSError as error:
+            raise RunError(f"{path} cannot be read: {error.strerror}.") from error
         if not markers:
             raise RunError(f"{path} holds no run; name a folder that `multirobust train` wrote.")
         found |= dict.fromkeys(marker.parent for marker in markers)
-    runs = [_load_run(folder) for folder in found]
-    return sorted(runs, key=_paper_order)
+    return sorted((_load_run(folder) for folder in found), key=_paper_order)
+
+
+def stored_recipe(folder: Path) -> Recipe:
+    """Return the recipe that a run was made with.
+
+    Raises:
+        RunError: If it is missing, damaged, or of a version with other fields.
+    """
+    try:
+        return load_recipe(folder / RECIPE)
+    except InputError as error:
+        raise RunError(
+            f"{folder / RECIPE} is damaged or of another version: {error} Restore it, or train "
+            "into another --output."
+        ) from error
+
+
+def training_facts(run: Run) -> dict[str, Any]:
+    """Return what is known of a finished training: seconds, passes, device.
+
+    Raises:
+        RunError: If the file is damaged.
+    """
+    path = run.folder / TRAINING
+    again = "Remove this file and train the run again: its last checkpoint makes it anew."
+    facts = _read_json(path, again)
+    rules = {**_FACTS, "device": str}
+    wrong = [name for name, kind in rules.items() if not isinstance(facts.get(name), kind)]
+    if wrong:
+        raise RunError(f"{path} is damaged: {', '.join(wrong)} missing or of a wrong kind. {again}")
+    return facts
 
 
 def identity(recipe: Recipe, defense: str, seed: int) -> dict[str, Any]:
@@ -121,11 +158,16 @@ def identity(recipe: Recipe, defense: str, seed: int) -> dict[str, Any]:
 
 
 def make_folder(folder: Path) -> None:
+    """Make a folder with its parents if it is missing, and write into it to see that it works.
+
+    Raises:
+        RunError: If it cannot be made or written.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".writable"
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)
     except OSError as error:
         raise RunError(
             f"{folder} cannot be written: {error.strerror}; choose another --output."
@@ -133,22 +175,50 @@ def make_folder(folder: Path) -> None:
 
 
 def to_json(content: Any) -> bytes:
+    """Return plain values as an indented JSON file."""
     return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
 
 
-def read_json(path: Path) -> Any:
+def _read_json(path: Path, way_out: str) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text("utf-8"))
+        content = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read: {error}; train the run again.") from error
+        raise RunError(f"{path} is damaged or cannot be read: {error}. {way_out}") from error
+    if not isinstance(content, dict):
+        raise RunError(f"{path} is damaged: it holds a {type(content).__name__}. {way_out}")
+    return content
+
+
+def _identity_in(folder: Path) -> dict[str, Any]:
+    """Return the identity that a run folder was made with."""
+    way_out = "Restore it, or choose another --output."
+    facts = _read_json(folder / MARKER, way_out).get("identity")
+    if not isinstance(facts, dict) or not isinstance(facts.get("seed"), int):
+        raise RunError(f"{folder / MARKER} is damaged: it does not say which run it is. {way_out}")
+    if facts.get("defense") not in DEFENSES:
+        error = lookup_error("defense", str(facts.get("defense")), DEFENSES)
+        raise RunError(f"{folder / MARKER}: {error} Use the version that made it.")
+    return facts
+
+
+def _only_begun(folder: Path, recipe: bytes) -> bool:
+    """Whether a folder is empty, or as a process left it that was killed while it made the run."""
+    names = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+    return not names or (names == {RECIPE} and (folder / RECIPE).read_bytes() == recipe)
 
 
 def _paper_order(run: Run) -> tuple[int, int]:
-    names = list(DEFENSES)
-    return names.index(run.defense), run.seed
+    return list(DEFENSES).index(run.defense), run.seed
 
 
 def _load_run(folder: Path) -> Run:
-    facts = read_json(folder / "run.json")["identity"]
-    recipe = load_recipe(folder / "recipe.toml")
-    return Run(folder, recipe, facts["defense"], facts["seed"])
+    there, recipe = _identity_in(folder), stored_recipe(folder)
+    run = Run(folder, recipe, there["defense"], there["seed"])
+    ours = identity(recipe, run.defense, run.seed)
+    changed = sorted(name for name in {*there} & {*ours} if there[name] != ours[name])
+    if changed:
+        raise RunError(
+            f"{folder / RECIPE} was changed after the run was made ({', '.join(changed)}); restore "
+            f"it: {MARKER} says what the run was made with."
+        )
+    return run
