@@ -1,6 +1,6 @@
 """Write the tables of the README anew from the files in results/ that its comments name.
 
-    python benchmarks/readme_tables.py [--check]
+python benchmarks/readme_tables.py [--check]
 """
 
 from __future__ import annotations

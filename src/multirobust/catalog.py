@@ -58,5 +58,5 @@ THREATS = {
 
 PRESETS = {
     "paper": "the equations of the paper (default)",
-    "official": "the published code where it differs: noise-only generator, SGD with momentum for it",
+    "official": "the published code: a generator that sees noise only, moved by SGD with momentum",
 }

@@ -271,5 +271,5 @@ def _run(recipe: Recipe, output: Path | None) -> None:
 
     runs = _train(recipe, output)
     evaluate_all(runs, tell=_tell)
-    typer.echo(text(comparison([result_of(run) for run in runs])))
+    typer.echo(text(comparison([result_of(run) for run in runs])).rstrip("\n"))
     _report(runs, runs[0].folder.parent / "report.html")

@@ -3,7 +3,7 @@
     MultirobustError
     ├── InputError (also ValueError)     an argument, a tensor or a model breaks a rule
     │   └── ConfigError                  one or more fields of a recipe break theirs
-    ├── DataError                        a data set is missing, truncated or not what it claims to be
+    ├── DataError                        a data set is missing, truncated or not what it says it is
     ├── CheckpointError                  a checkpoint is truncated, foreign or of another recipe
     ├── RunError                         an output folder cannot be used
     ├── TrainingError                    training cannot go on: the loss is NaN or infinite

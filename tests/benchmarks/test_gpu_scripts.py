@@ -23,17 +23,21 @@ from multirobust.training import load_checkpoint
 TOY = ["--models", "small_cnn", "--set", "model.widths=[4, 8]", "--size", "8", "--batch", "4"]
 TOY += ["--repeats", "1", "--passes", "1", "--device", "cpu"]
 
-# Forward and backward passes per image: S steps of PGD cost S of each; linf and l2 have 10, l1 20.
-MEAN_STEPS = (10 + 10 + 20) / 3
+# Forward and backward passes per image: S steps of PGD cost S of each.
+LINF, L2, L1, MSD = 10, 3, 5, 4
+TOY += ["--set", f"attack.linf.steps={LINF}", "--set", f"attack.l2.steps={L2}"]
+TOY += ["--set", f"attack.l1.steps={L1}", "--set", f"defense.msd_steps={MSD}"]
+ALL_STEPS = LINF + L2 + L1
+MEAN_STEPS = ALL_STEPS / 3
 COUNTS = {
     "standard": (1, 1),
     "adv_linf": (11, 11),
-    "adv_l2": (11, 11),
-    "adv_l1": (21, 21),
-    "trades": (1 + 10 + 2, 10 + 2 - 0),
-    "adv_avg": (40 + 3, 40 + 3),
-    "adv_max": (40 + 3 + 1, 40 + 1),
-    "msd": (20 * (1 + 3) + 1, 20 + 1),
+    "adv_l2": (L2 + 1, L2 + 1),
+    "adv_l1": (L1 + 1, L1 + 1),
+    "trades": (1 + LINF + 2, LINF + 2),
+    "adv_avg": (ALL_STEPS + 3, ALL_STEPS + 3),
+    "adv_max": (ALL_STEPS + 3 + 1, ALL_STEPS + 1),
+    "msd": (MSD * (1 + 3) + 1, MSD + 1),
     "ant": (2, 2),
     "sat": (MEAN_STEPS + 1, MEAN_STEPS + 1),
     "sat_ac": (MEAN_STEPS + 3, MEAN_STEPS + 3),
@@ -256,12 +260,12 @@ def test_a_finished_run_is_left_as_it_is(undisturbed, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--defense", "mng"], "Did you mean 'mng_ac'"),
-        (["--data", "nowhere"], "data.folder"),
-        (["--recipe", "cifar10_preact", "--data", "nowhere"], "nowhere"),
+        (["--recipe", "digits", "--defense", "mng"], "Did you mean 'mng_ac'"),
+        (["--recipe", "digits", "--defense", "sat", "--data", "nowhere"], "have no folder"),
+        (["--defense", "sat", "--data", "nowhere"], "nowhere"),
     ],
 )
-def test_bad_usage_is_one_message(tmp_path, capsys, arguments, words):
-    assert cifar10.main([*DIGITS, "--output", str(tmp_path), *arguments]) in (1, 2)
+def test_what_cannot_run_is_said_before_a_folder_is_made(tmp_path, capsys, arguments, words):
+    assert cifar10.main([*arguments, "--output", str(tmp_path)]) in (1, 2)
     assert words in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

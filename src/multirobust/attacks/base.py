@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from multirobust.attacks.objectives import CrossEntropy, Objective
+from multirobust.checks import check_images, check_labels
 from multirobust.errors import InputError, lookup_error
 from multirobust.threats import Threat
 from multirobust.types import Images, Labels
@@ -89,6 +90,20 @@ def attacking(
             module.track_running_stats = tracked
         for parameter, flag in zip(parameters, flags, strict=True):
             parameter.requires_grad_(flag)
+
+
+def check_batch(x: Images, y: Labels) -> None:
+    """Raise unless x and y are a batch that an attack can start from.
+
+    Type, shape and dtype are always checked. Values, such as pixels in 0..255, are checked on a CPU
+    only: on an accelerator that would wait for it in every training step. `evaluate` and `train`
+    take uint8 splits, whose values are right by construction.
+
+    Raises:
+        InputError: Naming the argument, the rule, the value and the way out.
+    """
+    check_images(x, values=x.device.type == "cpu")
+    check_labels(y, None, images=len(x), values=y.device.type == "cpu")
 
 
 def input_gradient(

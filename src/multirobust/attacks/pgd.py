@@ -8,7 +8,7 @@ from typing import Literal, final
 import torch
 from torch import nn
 
-from multirobust.attacks.base import Attack, attacking, input_gradient, strongest
+from multirobust.attacks.base import Attack, attacking, check_batch, input_gradient, strongest
 from multirobust.attacks.objectives import CrossEntropy, Margin, Objective
 from multirobust.errors import InputError, lookup_error
 from multirobust.threats import Threat
@@ -71,6 +71,7 @@ class PGD(Attack):
         generator: torch.Generator | None = None,
     ) -> Images:
         """See `Attack.__call__`."""
+        check_batch(x, y)
         x = x.detach()
         x_adv = self.threat.sample(x, generator) if self.random_start else x
         with attacking(model):
@@ -153,6 +154,7 @@ class MSD(Attack):
         generator: torch.Generator | None = None,
     ) -> Images:
         """See `Attack.__call__`. Draws nothing: the generator is not used."""
+        check_batch(x, y)
         x = x_adv = x.detach()
         with attacking(model):
             loss = self.objective.bind(model, x, y)

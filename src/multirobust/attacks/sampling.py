@@ -72,7 +72,7 @@ class UniformSampler(Sampler):
 
 @final
 class Always(Sampler):
-    """The one attack there is, without drawing.
+    """The one attack there is.
 
     Args:
         attack: The attack.

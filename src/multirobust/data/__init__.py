@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
+from multirobust.checks import check_images, check_labels
 from multirobust.data.augmentation import Augmentation, CropFlip
-from multirobust.data.checks import check_images, check_labels
 from multirobust.data.cifar10 import cifar10
 from multirobust.data.datasets import Data, Split
 from multirobust.data.digits import digits

@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from multirobust.checks import check_images, check_labels
 from multirobust.data.augmentation import Augmentation
-from multirobust.data.checks import check_images, check_labels
 from multirobust.errors import InputError
 from multirobust.types import Images
 

@@ -163,7 +163,7 @@ class _Clean:
         for batch in loader.epoch(0):
             try:
                 with torch.no_grad():
-                    parts.append(predict(model, batch.x))
+                    parts.append(_predict(model, batch.x))
             except MultirobustError:
                 raise
             except Exception as error:
@@ -174,7 +174,7 @@ class _Clean:
             self.errors.add("NaN among the logits")
 
 
-def predict(model: nn.Module, x: Tensor) -> Tensor:
+def _predict(model: nn.Module, x: Tensor) -> Tensor:
     """Return the predicted class of each image, -1 where a logit is NaN."""
     logits = model(x)
     return torch.where(logits.isnan().any(dim=1), -1, logits.argmax(dim=1))
@@ -227,7 +227,7 @@ class _Run:
             with torch.no_grad():
                 if x_adv.shape != x.shape:
                     raise ValueError(f"images of shape {tuple(x_adv.shape)}, not {tuple(x.shape)}")
-                predictions = predict(self.model, x_adv)
+                predictions = _predict(self.model, x_adv)
                 distance = self.named.threat.distance(x_adv, x)
                 outside = self._outside(x_adv, distance)
         except MultirobustError:

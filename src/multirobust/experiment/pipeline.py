@@ -267,7 +267,7 @@ def _evaluation_folder(run: Run, name: str) -> Path:
     if name not in known:
         there = f" It has: {', '.join(known)}." if known else ""
         raise RunError(
-            f"{run.folder} has no evaluation {name!r};{suggestion(name, known)} run `multirobust "
+            f"{run.folder} has no evaluation {name!r}.{suggestion(name, known)} Run `multirobust "
             f"evaluate {run.folder}`.{there}"
         )
     return folder / name

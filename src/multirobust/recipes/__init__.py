@@ -1,0 +1,1 @@
+"""The shipped recipes, one TOML file each; `multirobust list recipes` names them."""

@@ -169,7 +169,7 @@ class LiveDisplay:
 
 def display_for(stream: TextIO | None = None) -> ProgressDisplay:
     """Return a live display if the stream (standard error) is a terminal, plain lines otherwise."""
-    stream = stream or sys.stderr
+    stream = sys.stderr if stream is None else stream
     return LiveDisplay(stream) if stream.isatty() else PlainDisplay(stream)
 
 

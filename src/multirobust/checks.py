@@ -12,7 +12,7 @@ from multirobust.errors import InputError
 __all__ = ["check_images", "check_labels"]
 
 
-def check_images(x: object, *, name: str = "x") -> None:
+def check_images(x: object, *, name: str = "x", values: bool = True) -> None:
     """Raise unless x is a batch of float images with pixels in [0, 1].
 
     Waits for the device once, so it belongs at a front door and not in a loop.
@@ -20,6 +20,7 @@ def check_images(x: object, *, name: str = "x") -> None:
     Args:
         x: Anything; right is a floating-point tensor of shape (b, c, h, w), b >= 1.
         name: What the message calls it.
+        values: False checks type, shape and dtype only, and does not wait.
 
     Raises:
         InputError: If x is no tensor, is empty, has other dimensions or another dtype, holds NaN or
@@ -35,6 +36,8 @@ def check_images(x: object, *, name: str = "x") -> None:
         raise InputError(f"{rule} and hold at least one, got shape {tuple(x.shape)}.")
     if not x.is_floating_point():
         raise InputError(f"{rule}, got {x.dtype}; {_to_float(x)}.")
+    if not values:
+        return
     low, high = torch.stack(torch.aminmax(x.detach())).tolist()
     if not (math.isfinite(low) and math.isfinite(high)):
         bad = int((~x.isfinite()).flatten(1).any(dim=1).sum())
@@ -48,7 +51,12 @@ def check_images(x: object, *, name: str = "x") -> None:
 
 
 def check_labels(
-    y: object, classes: int | None, *, name: str = "y", images: int | None = None
+    y: object,
+    classes: int | None,
+    *,
+    name: str = "y",
+    images: int | None = None,
+    values: bool = True,
 ) -> None:
     """Raise unless y holds class indices.
 
@@ -57,6 +65,7 @@ def check_labels(
         classes: Number of classes; labels lie in 0..classes - 1. None: any label from 0 on.
         name: What the message calls it.
         images: Number of images that the labels belong to, if it is to be compared.
+        values: False checks type, shape and dtype only, and does not wait for the device.
 
     Raises:
         InputError: If y is no tensor, is empty, one-hot, not int64, out of range, or of another
@@ -78,6 +87,8 @@ def check_labels(
         )
     if images is not None and len(y) != images:
         raise InputError(f"{rule}, one for each image, got {len(y)} labels for {images} images.")
+    if not values:
+        return
     low, high = torch.stack(torch.aminmax(y)).tolist()
     if low < 0 or (classes is not None and high >= classes):
         bound = "0 or more" if classes is None else f"in 0..{classes - 1}"

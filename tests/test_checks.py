@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 
-from multirobust.data import check_images, check_labels
+from multirobust.checks import check_images, check_labels
 from multirobust.errors import InputError
 
 GOOD = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
