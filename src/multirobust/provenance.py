@@ -19,7 +19,7 @@ def provenance(device: Any = "cpu") -> dict[str, Any]:
     Args:
         device: The `torch.device` that did the work, or its name.
     """
-    return {
+    facts = {
         "versions": {
             "python": platform.python_version(),
             "torch": _version("torch"),
@@ -29,6 +29,15 @@ def provenance(device: Any = "cpu") -> dict[str, Any]:
         "device": device_name(device),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+    if str(device).startswith("cuda"):
+        import torch
+
+        # On by default for convolutions: "float32" on such a device has 10 bits of mantissa.
+        facts["tf32"] = {
+            "convolutions": torch.backends.cudnn.allow_tf32,
+            "matrix products": torch.backends.cuda.matmul.allow_tf32,
+        }
+    return facts
 
 
 def device_name(device: Any) -> str:
