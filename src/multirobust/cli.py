@@ -29,8 +29,12 @@ app = typer.Typer(
     "bad usage.",
 )
 
-RecipeArgument = Annotated[str, typer.Argument(help="A shipped recipe's name, or a TOML file.")]
-RunsArgument = Annotated[list[Path], typer.Argument(help="Run folders, or folders of them.")]
+RecipeArgument = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="A shipped recipe's name, or a TOML file.")
+]
+RunsArgument = Annotated[
+    list[Path], typer.Argument(metavar="RUN...", help="Run folders, or folders of them.")
+]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="a.b=c", help="Override a field; may stand several times."),
@@ -209,7 +213,7 @@ def demo(output: OutputOption = None) -> None:
 def main() -> None:
     """Run the command line; an error of the package is one message, never a traceback."""
     try:
-        app()
+        app(prog_name="multirobust")
     except SystemExit as ending:
         if ending.code != _INTERRUPTED:
             raise
