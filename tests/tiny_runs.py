@@ -56,24 +56,19 @@ def multirobust(monkeypatch, capsys):
     return call
 
 
-_made: dict[str, Path] = {}
-
-
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory) -> Path:
     """A folder with the trained and evaluated runs of three defenses; not to be changed."""
-    if "runs" not in _made:
-        folder = tmp_path_factory.mktemp("runs")
-        arguments = ["multirobust", "run", "digits", *SETTINGS, "--output", str(folder)]
-        for defense in ("adv_linf", "ant", "mng_ac"):
-            arguments += ["--defense", defense]
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sys, "argv", arguments)
-            with pytest.raises(SystemExit) as ending:
-                cli.main()
-        assert not ending.value.code
-        _made["runs"] = folder
-    return _made["runs"]
+    folder = tmp_path_factory.mktemp("runs")
+    arguments = ["multirobust", "run", "digits", *SETTINGS, "--output", str(folder)]
+    for defense in ("adv_linf", "ant", "mng_ac"):
+        arguments += ["--defense", defense]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", arguments)
+        with pytest.raises(SystemExit) as ending:
+            cli.main()
+    assert not ending.value.code
+    return folder
 
 
 @pytest.fixture

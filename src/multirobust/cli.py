@@ -40,10 +40,14 @@ SetOption = Annotated[
     typer.Option("--set", metavar="a.b=c", help="Override a field; may stand several times."),
 ]
 DefenseOption = Annotated[
-    list[str] | None, typer.Option("--defense", help="In place of the recipe's; several times.")
+    list[str] | None,
+    typer.Option(
+        "--defense", metavar="NAME", help="In place of the recipe's; may stand several times."
+    ),
 ]
 SeedOption = Annotated[
-    list[int] | None, typer.Option("--seed", help="In place of the recipe's; several times.")
+    list[int] | None,
+    typer.Option("--seed", metavar="N", help="In place of the recipe's; may stand several times."),
 ]
 OutputOption = Annotated[
     Path | None, typer.Option("--output", help="Folder of the runs; default runs/RECIPE.")
@@ -76,7 +80,9 @@ _TABLES = {
 
 @app.command("list")
 def list_names(
-    what: Annotated[str, typer.Argument(help=f"One of: {', '.join([*_TABLES, 'recipes'])}.")],
+    what: Annotated[
+        str, typer.Argument(metavar="TABLE", help=f"One of: {', '.join([*_TABLES, 'recipes'])}.")
+    ],
 ) -> None:
     """List the names that can be written, each with what it is.
 
@@ -89,7 +95,7 @@ def list_names(
     elif what in _TABLES:
         table = _TABLES[what]
     else:
-        raise lookup_error("list", what, [*_TABLES, "recipes"])
+        raise lookup_error("table", what, [*_TABLES, "recipes"])
     width = max(map(len, table))
     for name, text in table.items():
         typer.echo(f"{name:<{width}}  {text}")

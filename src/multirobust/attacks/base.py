@@ -18,7 +18,7 @@ from multirobust.errors import InputError, lookup_error
 from multirobust.threats import Threat
 from multirobust.types import Images, Labels
 
-__all__ = ["Attack", "Restarts", "WorstCase", "attacking", "input_gradient"]
+__all__ = ["Attack", "Restarts", "WorstCase", "attacking", "check_batch", "input_gradient"]
 
 
 @dataclass(frozen=True)

@@ -134,7 +134,7 @@ def _logits_of_a_few(model: nn.Module, split: Split) -> Tensor:
         logits = model(x)
     except Exception as error:
         raise InputError(
-            f"model must take images of shape {tuple(x.shape)} in {x.dtype}, but it raised "
+            f"model cannot take images of shape {tuple(x.shape)} in {x.dtype}, it raised "
             f"{type(error).__name__}: {error} Build it with the channels, size and dtype of the "
             "images."
         ) from error
