@@ -47,6 +47,15 @@ def test_a_recipe_that_runs_share_is_stored_once(tmp_path):
     assert content["runs"][0]["accuracy"]["clean"][0] == _results()[0].outcomes.clean().value
 
 
+def test_a_record_does_not_say_where_the_data_lay(tmp_path):
+    results = _results()
+    for result in results:
+        result.outcomes.manifest["recipe"] = {"data": {"name": "cifar10", "folder": "/home/me"}}
+    write_record(results, tmp_path / "results.json")
+    content = json.loads((tmp_path / "results.json").read_text())
+    assert content["recipes"] == [{"data": {"name": "cifar10"}}]
+
+
 @pytest.mark.parametrize(
     "damage",
     [

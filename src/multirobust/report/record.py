@@ -63,7 +63,7 @@ def read_record(path: Path) -> list[RunResult]:
 def _run(result: RunResult, recipes: list[Any]) -> dict[str, Any]:
     outcomes = result.outcomes
     manifest = dict(outcomes.manifest)
-    recipe = manifest.pop("recipe", None)
+    recipe = _without_folder(manifest.pop("recipe", None))
     if recipe not in recipes:
         recipes.append(recipe)
     keys = ("clean", *outcomes.threats, "union", "avg")
@@ -91,6 +91,14 @@ def _run(result: RunResult, recipes: list[Any]) -> dict[str, Any]:
             for column in outcomes.columns
         ],
     }
+
+
+def _without_folder(recipe: Any) -> Any:
+    """Leave out where the data lay on the machine that trained: it says nothing to anyone else."""
+    if not isinstance(recipe, Mapping) or "folder" not in recipe.get("data", {}):
+        return recipe
+    data = {key: value for key, value in recipe["data"].items() if key != "folder"}
+    return {**recipe, "data": data}
 
 
 def _result(run: Mapping[str, Any], recipes: Sequence[Any]) -> RunResult:
