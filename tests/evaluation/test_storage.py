@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -132,19 +133,23 @@ def test_a_folder_that_is_a_file_is_refused(tmp_path):
         save(example(), tmp_path / "run")
 
 
-@pytest.fixture
+@contextlib.contextmanager
 def small_disk():
-    """Let the system refuse to write more than 1,000 bytes to any file, as a full disk does."""
+    """Let the system refuse to write more than 1,000 bytes to any file, as a full disk does.
+
+    Only around one call: pytest's own output may go to a file.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_outcomes_survive_a_disk_that_fills_while_newer_ones_are_saved(tmp_path, request):
+def test_outcomes_survive_a_disk_that_fills_while_newer_ones_are_saved(tmp_path):
     save(example(0), tmp_path)
-    request.getfixturevalue("small_disk")
-    with pytest.raises(RunError, match=r"outcomes\.parquet: cannot be written"):
+    with pytest.raises(RunError, match=r"outcomes\.parquet: cannot be written"), small_disk():
         save(example(1), tmp_path)
     assert load(tmp_path) == example(0)
     assert listing(tmp_path) == ["outcomes.json", "outcomes.parquet"]
@@ -192,10 +197,10 @@ def test_a_writer_that_hides_a_full_disk_behind_its_own_error_is_understood(tmp_
         atomic_write(tmp_path / "file", writer)
 
 
-def test_a_full_disk_under_torch_save_is_one_clear_error(tmp_path, small_disk):
+def test_a_full_disk_under_torch_save_is_one_clear_error(tmp_path):
     import torch
 
-    with pytest.raises(RunError, match="cannot be written"):
+    with pytest.raises(RunError, match="cannot be written"), small_disk():
         atomic_write(tmp_path / "file", lambda stream: torch.save(torch.zeros(100_000), stream))
     assert listing(tmp_path) == []
 
