@@ -25,6 +25,9 @@ DEFENSES = {
 
 ATTACKS = {
     "pgd": "projected gradient descent in any threat (Madry et al. 2017, Eq. 1)",
+    "apgd": "Auto-PGD: chooses its step sizes; linf, l2, l1 (Croce and Hein 2020, 2021)",
+    "fab": "FAB-T: walks along the boundary to its closest point (Croce and Hein 2020)",
+    "square": "random search with square windows, no gradient (Andriushchenko et al. 2020)",
     "msd": "multi steepest descent over several threats (Maini et al. 2020)",
     "worst_case": "wrapper: of several attacks, the image of greatest loss",
     "restarts": "wrapper: one attack several times, the image of greatest loss",

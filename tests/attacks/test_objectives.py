@@ -6,13 +6,14 @@ from torch import nn
 from torch.distributions import Categorical, kl_divergence
 
 from linear_oracles import random_tensor
-from multirobust.attacks import CrossEntropy, KLDivergence, Margin
+from multirobust.attacks import DLR, CrossEntropy, KLDivergence, Margin, TargetedDLR
 
 LOGITS = 3 * random_tensor(7, 5, seed=1, dtype=torch.float64)
 CLEAN = 3 * random_tensor(7, 5, seed=2, dtype=torch.float64)
 Y = torch.tensor([0, 1, 2, 3, 4, 0, 1])
 X = torch.zeros(7, 1, 2, 2, dtype=torch.float64)
-OBJECTIVES = [CrossEntropy(), KLDivergence(), Margin()]
+OBJECTIVES = [CrossEntropy(), KLDivergence(), Margin(), DLR(), TargetedDLR()]
+TARGET = (Y + 2) % 5
 
 
 class Fixed(nn.Module):
@@ -62,6 +63,69 @@ def test_margin_is_the_greatest_wrong_logit_minus_the_true_one():
 def test_a_tie_has_margin_zero():
     margin = Margin().bind(Fixed(), X[:1], torch.tensor([0]))
     assert margin(torch.tensor([[1.0, 1.0, 0.0]])).item() == 0
+
+
+def test_dlr_is_the_margin_over_the_gap_from_first_to_third_logit():
+    expected = []
+    for row, label in zip(LOGITS.tolist(), Y.tolist(), strict=True):
+        ranked = sorted(row, reverse=True)
+        wrong = max(row[j] for j in range(5) if j != label)
+        expected.append((wrong - row[label]) / (ranked[0] - ranked[2]))
+    torch.testing.assert_close(bound(DLR())(LOGITS), torch.tensor(expected).double())
+
+
+def test_targeted_dlr_is_target_minus_true_logit_over_its_gap():
+    expected = []
+    for row, label, target in zip(LOGITS.tolist(), Y.tolist(), TARGET.tolist(), strict=True):
+        ranked = sorted(row, reverse=True)
+        gap = ranked[0] - (ranked[2] + ranked[3]) / 2
+        expected.append((row[target] - row[label]) / gap)
+    loss = TargetedDLR().of(LOGITS, Y, TARGET)
+    torch.testing.assert_close(loss, torch.tensor(expected).double())
+
+
+def test_a_targeted_loss_is_bound_to_the_greatest_wrong_logit_of_the_clean_image():
+    target = CLEAN.scatter(1, Y[:, None], -torch.inf).argmax(1)
+    assert torch.equal(bound(TargetedDLR())(LOGITS), TargetedDLR().of(LOGITS, Y, target))
+
+
+@pytest.mark.parametrize("objective", [DLR(), TargetedDLR()], ids=repr)
+@pytest.mark.parametrize("classes", [3, 4, 5])
+def test_a_ratio_of_logits_is_blind_to_their_scale_and_shift(objective, classes):
+    logits, y, target = LOGITS[:, :classes], Y % classes, (Y + 1) % classes
+    expected = objective.of(logits, y, target)
+    torch.testing.assert_close(objective.of(1e3 * logits + 7, y, target), expected)
+
+
+@pytest.mark.parametrize("objective", [DLR(), TargetedDLR()], ids=repr)
+def test_with_three_classes_the_gap_is_from_first_to_third_logit(objective):
+    logits, y = torch.tensor([[3.0, 1.0, -1.0]]), torch.tensor([0])
+    assert objective.of(logits, y, torch.tensor([1])).item() == (1 - 3) / (3 + 1)
+
+
+@pytest.mark.parametrize("objective", [DLR(), TargetedDLR()], ids=repr)
+def test_with_two_classes_the_loss_is_the_margin(objective):
+    logits, y = LOGITS[:, :2].clone().requires_grad_(), Y % 2
+    loss = objective.of(logits, y, 1 - y)
+    torch.testing.assert_close(loss, Margin().of(logits, y, y))
+    (gradient,) = torch.autograd.grad(loss.sum(), logits)
+    assert (gradient.abs() == 1).all()
+
+
+@pytest.mark.parametrize("objective", [DLR(), TargetedDLR()], ids=repr)
+def test_equal_logits_have_loss_zero_and_a_finite_gradient(objective):
+    logits = torch.full((1, 6), 2.0, requires_grad=True)
+    loss = objective.of(logits, torch.tensor([0]), torch.tensor([1]))
+    (gradient,) = torch.autograd.grad(loss.sum(), logits)
+    assert loss.item() == 0
+    assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("classes", [2, 3, 4, 10])
+def test_dlr_is_positive_exactly_where_argmax_errs(classes):
+    logits = random_tensor(500, classes, seed=9)
+    y = torch.arange(500) % classes
+    assert torch.equal(DLR().of(logits, y, y) > 0, logits.argmax(dim=1) != y)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=repr)

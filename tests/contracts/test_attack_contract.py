@@ -9,12 +9,17 @@ from torch import Tensor, nn
 from linear_oracles import network, random_images
 from multirobust import catalog
 from multirobust.attacks import (
+    APGD,
+    DLR,
+    FAB,
     MSD,
     PGD,
     Attack,
     KLDivergence,
     Margin,
     Restarts,
+    Square,
+    TargetedDLR,
     WorstCase,
     attacking,
 )
@@ -38,6 +43,16 @@ ATTACKS: dict[str, Attack] = {
     "pgd_clean_start": pgd(TWO, random_start=False),
     "pgd_margin": pgd(LINF, objective=Margin()),
     "pgd_kl": pgd(LINF, objective=KLDivergence()),
+    "apgd_linf": APGD(threat=LINF, iterations=9),
+    "apgd_l2": APGD(threat=TWO, iterations=9, objective=DLR()),
+    "apgd_l1": APGD(threat=ONE, iterations=9, restarts=2),
+    "apgd_targeted": APGD(threat=TWO, iterations=9, objective=TargetedDLR(), targets=9),
+    "fab_linf": FAB(threat=LINF, iterations=9),
+    "fab_l2": FAB(threat=TWO, iterations=9, targets=1),
+    "fab_l1": FAB(threat=ONE, iterations=9, restarts=2),
+    "square_linf": Square(threat=LINF, iterations=9),
+    "square_l2": Square(threat=L2(0.3), iterations=9),
+    "square_l1": Square(threat=ONE, iterations=9, restarts=2),
     "restarts": Restarts(pgd(ONE), 2),
     "worst_case": WorstCase(THREE),
     "worst_case_of_restarts": WorstCase((Restarts(pgd(LINF), 2), pgd(TWO)), Margin()),
@@ -48,9 +63,13 @@ DETERMINISTIC = {
     "pgd_l2": pgd(TWO, random_start=False),
     "pgd_l1": pgd(ONE, random_start=False),
     "pgd_best": pgd(TWO, random_start=False, keep="best"),
+    "fab_linf": ATTACKS["fab_linf"],
+    "fab_l2": ATTACKS["fab_l2"],
+    "fab_l1": FAB(threat=ONE, iterations=9),
     "msd": ATTACKS["msd"],
     "worst_case": WorstCase((pgd(LINF, random_start=False), pgd(TWO, random_start=False))),
 }
+CLEAN_START = ("fab_l2", "fab_linf", "msd", "pgd_clean_start")
 every_attack = pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
 X = random_images(6, 3, 6, 6, seed=21)
 Y = torch.arange(6) % 4
@@ -69,7 +88,15 @@ def assert_admissible(attack: Attack, x_adv: Tensor, x: Tensor) -> None:
 
 
 def test_every_attack_of_the_catalog_is_tested():
-    kinds = {"pgd": PGD, "msd": MSD, "worst_case": WorstCase, "restarts": Restarts}
+    kinds = {
+        "apgd": APGD,
+        "fab": FAB,
+        "pgd": PGD,
+        "msd": MSD,
+        "worst_case": WorstCase,
+        "restarts": Restarts,
+        "square": Square,
+    }
     assert kinds.keys() == catalog.ATTACKS.keys()
     assert {type(attack) for attack in ATTACKS.values()} == set(kinds.values())
 
@@ -83,8 +110,10 @@ def test_images_are_finite_within_threat_and_box_and_raise_their_objective(attac
     assert x_adv.dtype == X.dtype
     assert not x_adv.requires_grad
     assert_admissible(attack, x_adv, X)
+    if isinstance(attack, Square):
+        return  # its first query is random, and the last where the model errs already
     with torch.no_grad(), attacking(model):
-        loss = attack.objective.bind(model, X, Y)
+        loss = getattr(attack, "objective", Margin()).bind(model, X, Y)
         assert loss(model(x_adv)).mean() > loss(model(X)).mean()
 
 
@@ -164,7 +193,7 @@ def test_the_same_generator_gives_the_same_bits(attack):
     assert torch.equal(attack(model, X, Y), attack(model, X, Y, generator=seeded(0)))
 
 
-@pytest.mark.parametrize("name", [n for n in ATTACKS if n not in ("msd", "pgd_clean_start")])
+@pytest.mark.parametrize("name", [n for n in ATTACKS if n not in CLEAN_START])
 def test_another_seed_gives_another_start(name):
     model = network().eval()
     one, other = (ATTACKS[name](model, X, Y, generator=seeded(s)) for s in (1, 2))
@@ -225,8 +254,8 @@ def test_weight_gradients_are_never_formed(attack):
     model = Recorded()
     _Scale.asked.clear()
     attack(model, X, Y, generator=seeded())
-    assert len(_Scale.asked) >= 3
-    assert set(_Scale.asked) == {(True, False)}
+    assert isinstance(attack, Square) or len(_Scale.asked) >= 3
+    assert set(_Scale.asked) <= {(True, False)}
     assert model.weight.requires_grad
 
 
