@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from multirobust.attacks.objectives import CrossEntropy, Objective
 from multirobust.checks import check_images, check_labels
 from multirobust.errors import InputError, lookup_error
-from multirobust.threats import Threat
+from multirobust.threats import Threat, Transformation
 from multirobust.types import Images, Labels
 
 __all__ = ["Attack", "Restarts", "WorstCase", "attacking", "check_batch", "input_gradient"]
@@ -27,7 +27,7 @@ class Attack(abc.ABC):
 
     @property
     @abc.abstractmethod
-    def threats(self) -> tuple[Threat, ...]:
+    def threats(self) -> tuple[Threat | Transformation, ...]:
         """The threats that its images may use: each image lies in at least one of them."""
 
     @abc.abstractmethod
@@ -155,7 +155,7 @@ class WorstCase(Attack):
             raise InputError("WorstCase: attacks must name at least one attack, got none.")
 
     @property
-    def threats(self) -> tuple[Threat, ...]:
+    def threats(self) -> tuple[Threat | Transformation, ...]:
         """The threats of all its attacks."""
         return tuple(threat for attack in self.attacks for threat in attack.threats)
 
@@ -195,7 +195,7 @@ class Restarts(Attack):
             raise InputError(f"Restarts: times must be at least 1, got {self.times}.")
 
     @property
-    def threats(self) -> tuple[Threat, ...]:
+    def threats(self) -> tuple[Threat | Transformation, ...]:
         """The threats of its attack."""
         return self.attack.threats
 

@@ -6,6 +6,7 @@ from multirobust.threats.balls import L1, L2, Linf
 from multirobust.threats.base import Threat
 from multirobust.threats.presets import THREAT_PRESETS, threats_for
 from multirobust.threats.projection import project_l1, project_l2, project_linf
+from multirobust.threats.transformation import Transformation
 
 __all__ = [
     "L1",
@@ -13,6 +14,7 @@ __all__ = [
     "THREAT_PRESETS",
     "Linf",
     "Threat",
+    "Transformation",
     "project_l1",
     "project_l2",
     "project_linf",
