@@ -203,6 +203,102 @@ def test_an_l1_step_moves_the_pixels_of_largest_gradient_that_the_box_lets_move(
     assert moved.tolist() == pytest.approx([0, 0, 0.25, -0.25, 0, 0, 0, 0, 0, 0])
 
 
+def phases(iterations: int) -> list[tuple[float, int]]:
+    """Radius, in radii of the threat, and queries of each phase, as published: n steps, n + 1."""
+    steps = iterations - 3
+    first = 0 if steps == 1 else math.ceil(round(0.3 * steps, 9))
+    return [(3, first + 1), (2, first + 1), (1, steps - 2 * first + 1)]
+
+
+@pytest.mark.parametrize("iterations", [103, 40, 5, 4, 3])
+def test_a_wide_attack_narrows_its_ball_and_goes_on_from_the_best_point(iterations):
+    model, x, y = rough_network()
+    attack = APGD(threat=L1(1.0), iterations=iterations, wide=True)
+    states = trace(attack, model, x, y)
+    if iterations == 103:
+        assert phases(iterations) == [(3, 31), (2, 31), (1, 41)]
+    start, before = 0, []
+    for radius, length in phases(iterations):
+        asked = states[start : start + length]
+        for state in asked:
+            size = L1(1.0).distance(state["iterate"], x)
+            assert (size <= radius * (1 + 1e-6)).all()
+        assert size.amax() > 0.99 * radius
+        inside = attack.within(asked[0], asked[0]["iterate"])
+        assert inside.tolist() == [radius == 1] * len(x)
+        if start:
+            losses = torch.stack([state["answer"] for state in before])
+            best = [before[k]["iterate"][row] for row, k in enumerate(losses.argmax(0))]
+            torch.testing.assert_close(
+                asked[0]["iterate"],
+                L1(float(radius)).project(torch.stack(best), x),
+                rtol=0,
+                atol=1e-9,
+            )
+        before, start = asked, start + length
+    assert start == iterations
+
+
+def test_sparsity_and_step_of_a_wide_attack_are_reviewed_as_published():
+    """Of 200 steps, every second of the first two phases and every third of the last."""
+    model, x, y = rough_network()
+    states = trace(APGD(threat=L1(1.0), iterations=203, wide=True), model, x, y)
+    start = 0
+    for radius, length in phases(203):
+        every = int(0.04 * (length - 1))
+        assert every == (3 if radius == 1 else 2)
+        changed = (states[start]["iterate"] != x).flatten(1).sum(1).double()
+        step, moved = torch.full_like(changed, radius), changed / 1.5
+        for k in range(length - 1):
+            if k and k % every == 0:
+                best = states[start + k + 1]["best"]
+                count = (best != x).flatten(1).sum(1).double()
+                fewer = count < 0.95 * changed
+                step = torch.where(fewer, radius, (step / 1.5).clamp(min=radius / 10))
+                changed, moved = count, count / 1.5
+            after = states[start + k + 1]
+            torch.testing.assert_close(after["step"], step)
+            torch.testing.assert_close(after["moved"], moved)
+        start += length
+
+
+def test_an_image_that_only_the_wide_balls_break_stands():
+    x, y = torch.full((1, *SHAPE), 0.5), torch.tensor([0])
+    model = HalfSpace(torch.ones(SHAPE), bias=-16 - 1.5)  # l1 distance 1.5
+    for radius, breaks in ((1.4, False), (1.6, True)):
+        meter = PassMeter(model)
+        with meter:
+            x_adv = APGD(threat=L1(radius), iterations=103, wide=True)(model, x, y)
+        assert (model(x_adv).argmax(1) != y).item() is breaks
+        assert torch.equal(x_adv, x) is not breaks
+        assert meter.forwards == 103 if not breaks else 62 < meter.forwards < 103
+        assert L1(radius).distance(x_adv, x) <= radius * (1 + 1e-6)
+
+
+def test_rows_of_a_wide_attack_in_three_phases_share_a_batch():
+    model, x, y = rough_network()
+    attack = APGD(threat=L1(1.0), iterations=60, wide=True)
+    alone = [trace(attack, model, x[i : i + 1], y[i : i + 1]) for i in range(3)]
+    ages = (2, 14, 33)
+    names = [name for name in alone[0][0] if name != "answer"]
+    state = {
+        name: torch.cat([rows[age][name] for rows, age in zip(alone, ages, strict=True)])
+        for name in names
+    }
+    with attacking(model):
+        for step in range(1, 26):
+            now = state
+            gradient, logits = input_gradient(
+                model, now["iterate"], lambda z, now=now: attack.loss(now, z)
+            )
+            state = attack.advance(now, logits, gradient, torch.Generator())
+            for row, (states, age) in enumerate(zip(alone, ages, strict=True)):
+                for name in ("phase", "step", "iterate"):
+                    torch.testing.assert_close(
+                        state[name][row : row + 1], states[age + step][name], atol=1e-6, rtol=0
+                    )
+
+
 @every_norm
 @every_objective
 def test_breaks_a_linear_model_where_the_optimum_does_and_only_there(threat, settings, classes):
@@ -291,7 +387,8 @@ def test_settings_are_its_identity():
     assert one == other
     assert hash(one) == hash(other)
     assert repr(one) == (
-        "APGD(threat=L2(radius=0.5), iterations=100, targets=0, restarts=1, objective=DLR())"
+        "APGD(threat=L2(radius=0.5), iterations=100, targets=0, restarts=1, eot=1, "
+        "objective=DLR(), wide=False)"
     )
 
 
@@ -313,6 +410,11 @@ class Hamming(Threat):
         ({"objective": TargetedDLR()}, "go together.*targets=0; set targets=9"),
         ({"targets": 3}, r"go together.*CrossEntropy\(\) with targets=3; use TargetedDLR"),
         ({"threat": Hamming(3)}, "Unknown norm of the threat of APGD: 'l0'"),
+        ({"wide": True}, r"wide needs an l1 threat.*got L2\(radius=0.5\) and 100; use wide=False"),
+        (
+            {"wide": True, "threat": L1(2.0), "iterations": 2},
+            "at least 3 iterations, got .* and 2;",
+        ),
     ],
 )
 def test_settings_that_make_no_sense_are_errors(as_installed, wrong, message):

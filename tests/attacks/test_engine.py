@@ -164,6 +164,21 @@ def test_targets_are_the_wrong_classes_from_the_greatest_logit_down():
     assert seen == [0, 0]  # untargeted: the true class
 
 
+def test_rows_know_how_often_they_were_tried():
+    seen = []
+
+    @dataclass(frozen=True, kw_only=True)
+    class Listening(Walk):
+        def begin(self, state, generator):
+            seen.extend(zip(state["target"].tolist(), state["restart"].tolist(), strict=True))
+            return super().begin(state, generator)
+
+    x = images(30)
+    attack = Listening(threat=BALL, iterations=1, targets=2, restarts=3)
+    run_rows(attack, Fence(), x, zeros(x), batch_size=4)
+    assert seen == [(1, 0), (2, 0), (1, 1), (2, 1), (1, 2), (2, 2)]
+
+
 def test_of_two_rows_that_break_an_image_at_once_the_first_is_kept_whole():
     x, model = images(3), Fence()
     attack = Walk(threat=BALL, iterations=4, targets=3)
@@ -216,6 +231,47 @@ def test_a_gradient_that_is_not_a_number_arrives_as_zero():
 
     run_rows(Listening(threat=BALL, iterations=2), Root(), x, zeros(x), batch_size=1)
     assert seen[0].tolist() == [[0, 0, 1, 0]]
+
+
+class Coin(nn.Module):
+    """Cycles through the heights of a fence, with a gradient of 1, 2, ... in pixel 3."""
+
+    def __init__(self, *heights: float):
+        super().__init__()
+        self.heights, self.asked, self.sizes = heights, 0, []
+
+    def forward(self, x: Tensor) -> Tensor:
+        turn = self.asked % len(self.heights)
+        self.asked, pixels = self.asked + 1, x.flatten(1)
+        self.sizes.append(len(x))
+        beyond = 3.0 * (pixels[:, 0].detach() >= self.heights[turn])
+        slope = (turn + 1) * (pixels[:, 3] - pixels[:, 3].detach())
+        return torch.stack((1 + slope, beyond), dim=1)
+
+
+@pytest.mark.parametrize("kind", [Walk, Climb])
+@pytest.mark.parametrize(("heights", "questions"), [((0.5, 2.0), 3), ((0.5, 2.0, 2.0, 2.0), None)])
+def test_the_mean_of_the_logits_of_a_randomized_model_decides(kind, heights, questions):
+    """Wrong by 2 in one pass and right by 1 in the others: wrong in the mean of two, not four."""
+    x, model = images(3), Coin(*heights)
+    eot = len(heights)
+    found = run_rows(kind(threat=BALL, iterations=5, eot=eot), model, x, zeros(x), batch_size=1)
+    assert torch.equal(found, x) is (questions is None)
+    assert len(model.sizes) == eot * (questions or 5)
+
+
+def test_the_gradient_of_a_randomized_model_is_the_mean_of_its_passes():
+    x, seen = images(30), []
+
+    @dataclass(frozen=True, kw_only=True)
+    class Listening(Climb):
+        def advance(self, state, logits, gradient, generator):
+            seen.append(gradient.flatten(1))
+            return super().advance(state, logits, gradient, generator)
+
+    attack = Listening(threat=BALL, iterations=2, eot=4)
+    run_rows(attack, Coin(2.0, 2.0, 2.0, 2.0), x, zeros(x), batch_size=1)
+    assert seen[0].tolist() == [[0, 0, 0, 2.5]]
 
 
 class Hole(Fence):
@@ -281,7 +337,9 @@ def test_images_are_attacked_at_least_in_float32(dtype, expected):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"iterations": 0}, {"targets": -1}, {"restarts": 0}], ids=lambda d: next(iter(d))
+    "wrong",
+    [{"iterations": 0}, {"targets": -1}, {"restarts": 0}, {"eot": 0}],
+    ids=lambda d: next(iter(d)),
 )
 def test_numbers_out_of_range_are_an_error_that_names_them(wrong):
     with pytest.raises(InputError, match=f"Walk: {next(iter(wrong))} must be at least"):

@@ -159,12 +159,17 @@ def closest_boundary(model: HalfSpace, norm: str, x: Tensor) -> Tensor:
     return torch.tensor(distances, dtype=torch.float64)
 
 
-def closest_found(attack: FAB, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+def rows(x: Tensor, y: Tensor, target: Tensor, restart: int = 0) -> dict[str, Tensor]:
+    """What the engine tells the attack about new rows."""
+    return {"x": x, "y": y, "target": target, "restart": torch.full_like(y, restart)}
+
+
+def closest_found(attack: FAB, model: nn.Module, x: Tensor, y: Tensor, restart: int = 0) -> Tensor:
     """Return the least distance of a wrong query, for one row an image; the ball is moot."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         target = model(x).scatter(1, y[:, None], -torch.inf).argmax(1)
-    state = attack.begin({"x": x, "y": y, "target": target}, generator)
+    state = attack.begin(rows(x, y, target, restart), generator)
     best = torch.full((len(x),), torch.inf, dtype=torch.float64)
     for _ in range(attack.iterations):
         query = attack.query(state).detach().requires_grad_()
@@ -189,14 +194,17 @@ def predicted(model: nn.Module, x: Tensor) -> Tensor:
     [
         ({"iterations": 12}, 0.004),
         ({"iterations": 12, "search": 0}, 0.01),
-        ({"iterations": 30, "restarts": 2}, 0.02),
+        ({"iterations": 12, "restarts": 2}, 0.004),
+        ({"iterations": 30, "restarts": 2, "restart": 1}, 0.02),
     ],
     ids=str,
 )
 def test_on_a_linear_model_it_finds_the_closest_image_of_the_other_class(threat, options, excess):
     model = HalfSpace(random_tensor(*SHAPE, seed=3), bias=0.1)
     x = random_images(12, *SHAPE, seed=5)
-    found = closest_found(FAB(threat=threat, **options), model, x, predicted(model, x))
+    settings, restart = dict(options), options.get("restart", 0)
+    settings.pop("restart", None)
+    found = closest_found(FAB(threat=threat, **settings), model, x, predicted(model, x), restart)
     least = closest_boundary(model, threat.norm, x)
     assert (found >= least * (1 - 1e-5)).all(), "the oracle is wrong"
     assert (found <= least * (1 + excess)).all(), (found / least).max()
@@ -211,6 +219,25 @@ def test_on_a_linear_model_it_breaks_what_can_be_broken_and_nothing_else(norm, b
     ball = {"linf": Linf, "l2": L2, "l1": L1}[norm](distance.median().item() * 1.004)
     x_adv = run_rows(FAB(threat=ball, iterations=12), model, x, y, batch_size=batch_size)
     assert torch.equal(predicted(model, x_adv) != y, distance < ball.radius)
+
+
+@every_ball
+def test_the_first_start_is_the_image_and_the_others_lie_within_half_the_radius(threat):
+    x = random_images(40, *SHAPE, seed=5)
+    y, attack = torch.zeros(40).long(), FAB(threat=threat, restarts=3)
+    starts = [
+        attack.query(attack.begin(rows(x, y, y + 1, restart), torch.Generator().manual_seed(1)))
+        for restart in range(2)
+    ]
+    assert torch.equal(starts[0], x)
+    distance = threat.distance(starts[1], x)
+    assert (distance > 0).all()
+    assert (distance <= threat.radius / 2 * (1 + 1e-6)).all()
+    mixed = rows(x, y, y + 1) | {"restart": torch.arange(40) % 2}
+    query = attack.query(attack.begin(mixed, torch.Generator().manual_seed(1)))
+    assert torch.equal(
+        query, torch.where(mixed["restart"].bool()[:, None, None, None], *starts[::-1])
+    )
 
 
 @every_ball
@@ -230,7 +257,7 @@ def test_it_keeps_the_closest_wrong_image_it_asked_about(threat):
     y = predicted(model, x)
     attack = FAB(threat=threat, iterations=12, search=0)
     generator = torch.Generator()
-    state = attack.begin({"x": x, "y": y, "target": (y + 1) % 4}, generator)
+    state = attack.begin(rows(x, y, (y + 1) % 4), generator)
     for _ in range(12):
         query = attack.query(state).detach().requires_grad_()
         logits = model(query)
@@ -350,8 +377,8 @@ def test_a_setting_outside_its_range_is_named(wrong):
 
 def test_the_defaults_are_the_published_ones():
     assert repr(FAB(threat=Linf(0.1))) == (
-        "FAB(threat=Linf(radius=0.1), iterations=100, targets=9, restarts=1, alpha_max=0.1, "
-        "eta=1.05, beta=0.9, search=3)"
+        "FAB(threat=Linf(radius=0.1), iterations=100, targets=9, restarts=1, eot=1, "
+        "alpha_max=0.1, eta=1.05, beta=0.9, search=3)"
     )
 
 

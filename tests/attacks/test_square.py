@@ -340,7 +340,7 @@ def test_another_seed_searches_elsewhere(threat):
 
 def test_its_repr_is_its_identity():
     attack = Square(threat=Linf(0.1))
-    fields = "threat=Linf(radius=0.1), iterations=5000, restarts=1, p_init=0.8"
+    fields = "threat=Linf(radius=0.1), iterations=5000, restarts=1, eot=1, p_init=0.8"
     assert repr(attack) == f"Square({fields})"
     assert attack == dataclasses.replace(attack)
 

@@ -2,9 +2,12 @@
 
 from multirobust.attacks.apgd import APGD
 from multirobust.attacks.base import Attack, Restarts, WorstCase, attacking, input_gradient
+from multirobust.attacks.brendel_bethge import BrendelBethge
 from multirobust.attacks.configured import attacks_from, threats_from
+from multirobust.attacks.corruptions import Corruption
 from multirobust.attacks.engine import IterativeAttack, run_rows
 from multirobust.attacks.fab import FAB
+from multirobust.attacks.from_foolbox import CarliniWagner, ElasticNet, SaltAndPepper
 from multirobust.attacks.objectives import (
     DLR,
     CrossEntropy,
@@ -14,29 +17,54 @@ from multirobust.attacks.objectives import (
     Objective,
     TargetedDLR,
 )
+from multirobust.attacks.parametric import ParametricAttack
 from multirobust.attacks.passes import PassMeter
 from multirobust.attacks.pgd import MSD, PGD
+from multirobust.attacks.recolor import ReColor
 from multirobust.attacks.sampling import Always, Sampler, UniformSampler
+from multirobust.attacks.spatial import SpatialGradient, SpatialGrid, SpatialRandom
 from multirobust.attacks.square import Square
+from multirobust.attacks.stadv import StAdv
+from multirobust.attacks.stored import StoredImages
+from multirobust.attacks.unforeseen import JPEGL1, JPEGL2, Elastic, Fog, Gabor, JPEGLinf, Snow
 
 __all__ = [
     "APGD",
     "DLR",
     "FAB",
+    "JPEGL1",
+    "JPEGL2",
     "MSD",
     "PGD",
     "Always",
     "Attack",
+    "BrendelBethge",
+    "CarliniWagner",
+    "Corruption",
     "CrossEntropy",
+    "Elastic",
+    "ElasticNet",
+    "Fog",
+    "Gabor",
     "IterativeAttack",
+    "JPEGLinf",
     "KLDivergence",
     "LogitObjective",
     "Margin",
     "Objective",
+    "ParametricAttack",
     "PassMeter",
+    "ReColor",
     "Restarts",
+    "SaltAndPepper",
     "Sampler",
+    "Snow",
+    "SpatialGradient",
+    "SpatialGrid",
+    "SpatialRandom",
     "Square",
+    "StAdv",
+    "StoredImages",
     "TargetedDLR",
     "UniformSampler",
     "WorstCase",

@@ -6,17 +6,17 @@ that entered the batch at different times share a pass.
 
 from __future__ import annotations
 
-import abc
 from dataclasses import dataclass
 from typing import final
 
 import torch
 from torch import Tensor
 
+from multirobust.attacks.apgd_rules import RULES, WIDTHS, choose, column, radius_of
 from multirobust.attacks.engine import IterativeAttack, State
 from multirobust.attacks.objectives import CrossEntropy, LogitObjective
 from multirobust.errors import InputError, lookup_error
-from multirobust.threats import Threat
+from multirobust.threats.projection import project_l1
 from multirobust.types import Images
 
 __all__ = ["APGD"]
@@ -41,10 +41,15 @@ class APGD(IterativeAttack):
             `TargetedDLR`.
         targets: See `IterativeAttack`.
         restarts: See `IterativeAttack`.
+        eot: See `IterativeAttack`.
+        wide: Of an l1 threat: go to the ball through those of three and two radii. Each of the
+            three phases is an attack of its own, with 0.3, 0.3 and 0.4 of the steps, from the best
+            point of the one before projected to its ball. The first starts at Gaussian noise. An
+            image leaves in the last phase only. The published 100 steps are 103 passes.
 
     Raises:
         InputError: If a number is out of range, the threat is of another norm, or the objective is
-            not a function of the logits or does not fit the targets.
+            not a function of the logits or does not fit the targets, or wide the threat.
 
     References: Croce and Hein, Reliable evaluation of adversarial robustness with an ensemble of
     diverse parameter-free attacks, ICML 2020 (linf, l2); Mind the box: l1-APGD for sparse
@@ -53,11 +58,12 @@ class APGD(IterativeAttack):
 
     iterations: int = 100
     objective: LogitObjective = CrossEntropy()
+    wide: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.threat.norm not in _RULES:
-            raise lookup_error("norm of the threat of APGD", self.threat.norm, _RULES)
+        if self.threat.norm not in RULES:
+            raise lookup_error("norm of the threat of APGD", self.threat.norm, RULES)
         if not isinstance(self.objective, LogitObjective):
             raise InputError(
                 "APGD: objective must be a loss of the logits, the label and the target alone, got "
@@ -69,13 +75,26 @@ class APGD(IterativeAttack):
                 "APGD: a targeted objective and targets go together, got "
                 f"{self.objective!r} with targets={self.targets}; {way}."
             )
+        if self.wide and (self.threat.norm != "l1" or self.iterations < len(WIDTHS)):
+            raise InputError(
+                f"APGD: wide needs an l1 threat and at least {len(WIDTHS)} iterations, got "
+                f"{self.threat!r} and {self.iterations}; use wide=False."
+            )
 
     def begin(self, state: State, generator: torch.Generator) -> State:
         """See `IterativeAttack.begin`. Starts at a random point of the ball."""
-        start = self.threat.sample(state["x"], generator)
+        x = state["x"]
+        if not self.wide:
+            return self._start(state, self.threat.sample(x, generator))
+        noise = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
+        state = state | {"phase": torch.zeros_like(state["y"])}
+        return self._start(state, project_l1(x + noise, x, WIDTHS[0] * self.threat.radius))
+
+    def _start(self, state: State, start: Tensor) -> State:
+        """Return the state of rows that have asked nothing yet about the way from their start."""
         none = torch.zeros_like(state["y"])
         lowest = torch.full_like(none, -torch.inf, dtype=start.dtype)
-        rule = _RULES[self.threat.norm]
+        rule = RULES[self.threat.norm]
         return state | {
             "iterate": start,
             "previous": start,
@@ -85,7 +104,7 @@ class APGD(IterativeAttack):
             "loss": lowest,
             "steps": none,
             "checkpoint": none + rule.interval,
-            **rule.begin(start, self.threat),
+            **rule.begin(start, state, self.threat),
         }
 
     def query(self, state: State) -> Images:
@@ -101,17 +120,48 @@ class APGD(IterativeAttack):
     ) -> State:
         """See `IterativeAttack.advance`. Draws nothing."""
         assert gradient is not None
-        rule = _RULES[self.threat.norm]
+        rule = RULES[self.threat.norm]
         lasting = state.keys()
         state = _remember(state, gradient, self.loss(state, logits))
-        due = state["steps"] * 100 >= state["checkpoint"] * self.iterations
+        budget, last = self._budget(state)
+        due = state["steps"] * 100 >= state["checkpoint"] * budget
         state = rule.review(state, due, self.threat)
         moved = rule.step(state, self.threat)
-        return {name: state[name] for name in lasting} | {
+        state = {name: state[name] for name in lasting} | {
             "previous": state["iterate"],
             "iterate": moved,
             "steps": state["steps"] + 1,
         }
+        return self._narrowed(state, last) if self.wide else state
+
+    def _budget(self, state: State) -> tuple[Tensor | int, Tensor | None]:
+        """Return what checkpoints are shares of and, if wide, which rows ask no more in a phase.
+
+        A wide attack has a checkpoint every 0.04 of a phase's steps, rounded down but at least 1.
+        """
+        if not self.wide:
+            return self.iterations, None
+        steps = self.iterations - len(WIDTHS)
+        first = min(-(-3 * steps // 10), steps // 2)
+        narrow = state["phase"] == len(WIDTHS) - 1
+        steps = torch.where(narrow, steps - 2 * first, first)
+        return 25 * (steps * 4 // 100).clamp(min=1), ~narrow & (state["steps"] >= steps)
+
+    def _narrowed(self, state: State, last: Tensor) -> State:
+        """Return the state with these rows at the start of their next phase."""
+        if not last.any():
+            return state
+        following = state | {"phase": state["phase"] + last.long()}
+        radius = column(radius_of(following, self.threat))
+        following = self._start(following, project_l1(state["best"], state["x"], radius))
+        return {
+            name: torch.where(column(last) if value.ndim > 1 else last, following[name], value)
+            for name, value in state.items()
+        }
+
+    def within(self, state: State, query: Images) -> Tensor | None:
+        """See `IterativeAttack.within`. The first phases of a wide attack are not."""
+        return state["phase"] == len(WIDTHS) - 1 if self.wide else None
 
 
 def _remember(state: State, gradient: Tensor, loss: Tensor) -> State:
@@ -122,152 +172,7 @@ def _remember(state: State, gradient: Tensor, loss: Tensor) -> State:
     return state | {
         "rose": loss > state["loss"],
         "loss": loss,
-        "best": _choose(better, state["iterate"], state["best"]),
-        "best_gradient": _choose(better, state["gradient"], state["best_gradient"]),
+        "best": choose(better, state["iterate"], state["best"]),
+        "best_gradient": choose(better, state["gradient"], state["best_gradient"]),
         "best_loss": torch.maximum(loss, state["best_loss"]),
     }
-
-
-def _restart(state: State, rows: Tensor) -> State:
-    """Return the state with these rows back at their best point."""
-    return state | {
-        "iterate": _choose(rows, state["best"], state["iterate"]),
-        "gradient": _choose(rows, state["best_gradient"], state["gradient"]),
-        "loss": torch.where(rows, state["best_loss"], state["loss"]),
-    }
-
-
-@dataclass(frozen=True)
-class _Rule(abc.ABC):
-    """How rows of one kind of norm step, and what happens at their checkpoints.
-
-    Args:
-        interval: Share of the iterations before the first checkpoint, in hundredths.
-    """
-
-    interval: int
-
-    @abc.abstractmethod
-    def begin(self, start: Tensor, threat: Threat) -> State:
-        """Return what the rule remembers besides what every row does."""
-
-    @abc.abstractmethod
-    def review(self, state: State, due: Tensor, threat: Threat) -> State:
-        """Return the state after the checkpoint of the rows that are due."""
-
-    @abc.abstractmethod
-    def step(self, state: State, threat: Threat) -> Tensor:
-        """Return the next iterate, within threat and box."""
-
-
-@final
-@dataclass(frozen=True)
-class _Halving(_Rule):
-    """Momentum steps of 2 radii, halved where too few raised the loss or the best stands still.
-
-    Checkpoints come closer: each interval is 0.03 of the iterations shorter, down to 0.06.
-    """
-
-    interval: int = 22
-    momentum: float = 0.75
-    rising: float = 0.75
-
-    def begin(self, start: Tensor, threat: Threat) -> State:
-        """See `_Rule.begin`."""
-        none = torch.zeros(len(start), dtype=torch.long, device=start.device)
-        return {
-            "step": torch.full_like(none, 2 * threat.radius, dtype=start.dtype),
-            "interval": none + self.interval,
-            "since": none - 1,  # the first answer is that of the start, not of a step
-            "rises": none - 1,
-            "halved": none > 0,
-            "checked_loss": torch.full_like(none, -torch.inf, dtype=start.dtype),
-        }
-
-    def review(self, state: State, due: Tensor, threat: Threat) -> State:
-        """See `_Rule.review`: conditions 1 and 2 of the paper."""
-        since, rises = state["since"] + 1, state["rises"] + state["rose"]
-        rarely = rises < self.rising * since
-        stuck = ~state["halved"] & (state["best_loss"] <= state["checked_loss"])
-        halve = due & (rarely | stuck)
-        interval = torch.where(due, (state["interval"] - 3).clamp(min=6), state["interval"])
-        return _restart(state, halve) | {
-            "step": torch.where(halve, state["step"] / 2, state["step"]),
-            "interval": interval,
-            "checkpoint": torch.where(due, state["checkpoint"] + interval, state["checkpoint"]),
-            "since": torch.where(due, 0, since),
-            "rises": torch.where(due, 0, rises),
-            "halved": torch.where(due, halve, state["halved"]),
-            "checked_loss": torch.where(due, state["best_loss"], state["checked_loss"]),
-        }
-
-    def step(self, state: State, threat: Threat) -> Tensor:
-        """See `_Rule.step`."""
-        x, iterate, size = state["x"], state["iterate"], _column(state["step"])
-        direction = threat.ascent_direction(state["gradient"], iterate)
-        ahead = threat.project(iterate + size * direction, x) - iterate
-        weight = _column(torch.where(state["steps"] == 0, 1.0, self.momentum).to(size.dtype))
-        behind = iterate - state["previous"]
-        return threat.project(iterate + weight * ahead + (1 - weight) * behind, x)
-
-
-@final
-@dataclass(frozen=True)
-class _Sparse(_Rule):
-    """Steps of one radius shared by the pixels of largest gradient, ever fewer of them.
-
-    At each checkpoint as many pixels as the best point has changed, divided by `factor`. Where
-    these are fewer than before, a new start from the best point with the full step; elsewhere the
-    step is divided by `factor`, down to a tenth of the radius.
-    """
-
-    interval: int = 4
-    density: float = 0.2
-    factor: float = 1.5
-    fewer: float = 0.95
-    smallest: float = 0.1
-
-    def begin(self, start: Tensor, threat: Threat) -> State:
-        """See `_Rule.begin`."""
-        size = start.new_full((len(start),), threat.radius)
-        pixels = torch.full_like(size, start[0].numel())
-        return {"step": size, "moved": pixels * self.density, "changed": pixels}
-
-    def review(self, state: State, due: Tensor, threat: Threat) -> State:
-        """See `_Rule.review`."""
-        changed = (state["best"] != state["x"]).flatten(1).sum(1).to(state["changed"].dtype)
-        fewer = changed < self.fewer * state["changed"]
-        shorter = (state["step"] / self.factor).clamp(min=self.smallest * threat.radius)
-        size = torch.where(fewer, threat.radius, shorter)
-        return _restart(state, due & fewer) | {
-            "step": torch.where(due, size, state["step"]),
-            "moved": torch.where(due, changed / self.factor, state["moved"]),
-            "changed": torch.where(due, changed, state["changed"]),
-            "checkpoint": state["checkpoint"] + self.interval * due,
-        }
-
-    def step(self, state: State, threat: Threat) -> Tensor:
-        """See `_Rule.step`. A pixel that the box keeps from following its gradient stays."""
-        iterate, gradient = state["iterate"], state["gradient"]
-        stuck = ((gradient > 0) & (iterate >= 1)) | ((gradient < 0) & (iterate <= 0))
-        score = (gradient.abs() * ~stuck).flatten(1)
-        count = state["moved"].ceil().long().clamp(1, score.shape[1])[:, None]
-        largest = score.topk(int(count.max()), dim=1).values  # a quarter of the time of a sort
-        least = largest.gather(1, count - 1)
-        chosen = (score >= least) & (score > 0)
-        size = state["step"] / chosen.sum(1).clamp(min=1)
-        direction = gradient.sign() * chosen.reshape(gradient.shape)
-        return threat.project(iterate + _column(size) * direction, state["x"])
-
-
-_RULES: dict[str, _Rule] = {"linf": _Halving(), "l2": _Halving(), "l1": _Sparse()}
-
-
-def _choose(rows: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """Return the images of a for these rows, and those of b for the others."""
-    return torch.where(_column(rows), a, b)
-
-
-def _column(values: Tensor) -> Tensor:
-    """Return a number for each image, (b,), as (b, 1, 1, 1)."""
-    return values[:, None, None, None]

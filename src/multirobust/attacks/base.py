@@ -48,6 +48,31 @@ class Attack(abc.ABC):
             generator: On the device of x; without one, a fresh one with seed 0.
         """
 
+    def run(
+        self,
+        model: nn.Module,
+        x: Images,
+        y: Labels,
+        *,
+        batch_size: int,
+        generator: torch.Generator | None = None,
+    ) -> Images:
+        """Attack any number of images with at most `batch_size` of them in a pass.
+
+        The same arguments give the same images. An attack that can do better than one batch after
+        the other overrides it.
+
+        Args:
+            model: See `__call__`.
+            x: Clean images (n, c, h, w).
+            y: True labels (n,).
+            batch_size: Images a pass, at least 1; bounds the memory.
+            generator: See `__call__`.
+        """
+        generator = _seeded(generator, x)
+        parts = zip(x.split(batch_size), y.split(batch_size), strict=True)
+        return torch.cat([self(model, *part, generator=generator) for part in parts])
+
 
 @contextlib.contextmanager
 def attacking(

@@ -13,6 +13,7 @@ from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from multirobust.attacks.base import Attack, attacking, check_batch, input_gradient
 from multirobust.errors import InputError
@@ -25,8 +26,8 @@ __all__ = ["IterativeAttack", "State", "run_rows"]
 State: TypeAlias = dict[str, Tensor]
 """What an attack remembers of its rows: tensors whose first dimension is the row.
 
-The engine adds "x" (clean images, at least float32), "y" (true labels) and "target" (the class to
-reach, or y)."""
+The engine adds "x" (clean images, at least float32), "y" (true labels), "target" (the class to
+reach, or y) and "restart" (how often the row was tried before)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,15 +40,22 @@ class IterativeAttack(Attack, abc.ABC):
         targets: 0 attacks untargeted, one row an image. Otherwise, one row an image for each of so
             many wrong classes, those of greatest logit first, or for all if there are fewer.
         restarts: How often each row is tried anew, at least 1.
+        eot: Passes of each question to a randomized model, at least 1. The attack gets the mean of
+            their logits and of the gradients of its loss (expectation over transformation), and
+            the mean of the logits says what is misclassified.
+
+    References: Athalye, Engstrom, Ilyas and Kwok, Synthesizing robust adversarial examples, ICML
+    2018 (expectation over transformation).
     """
 
     threat: Threat
     iterations: int
     targets: int = 0
     restarts: int = 1
+    eot: int = 1
 
     def __post_init__(self) -> None:
-        for name, least in (("iterations", 1), ("targets", 0), ("restarts", 1)):
+        for name, least in (("iterations", 1), ("targets", 0), ("restarts", 1), ("eot", 1)):
             value = getattr(self, name)
             if value < least:
                 raise InputError(
@@ -61,7 +69,7 @@ class IterativeAttack(Attack, abc.ABC):
 
     @abc.abstractmethod
     def begin(self, state: State, generator: torch.Generator) -> State:
-        """Return the state of new rows, given their "x", "y" and "target"; these stay in it."""
+        """Return the state of new rows, given what the engine adds to it; this stays in it."""
 
     @abc.abstractmethod
     def query(self, state: State) -> Images:
@@ -98,6 +106,18 @@ class IterativeAttack(Attack, abc.ABC):
     ) -> Images:
         """See `Attack.__call__`. Returns the clean image where it found no adversarial one."""
         return run_rows(self, model, x, y, batch_size=len(x), generator=generator)
+
+    def run(
+        self,
+        model: nn.Module,
+        x: Images,
+        y: Labels,
+        *,
+        batch_size: int,
+        generator: torch.Generator | None = None,
+    ) -> Images:
+        """See `Attack.run`. Rows of broken images leave and the next ones enter."""
+        return run_rows(self, model, x, y, batch_size=batch_size, generator=generator)
 
 
 def run_rows(
@@ -155,20 +175,21 @@ class _Engine:
         self.x, self.y, self.batch_size = x.to(work_dtype(x)), y, batch_size
         self.found = self.x.clone()
         self.broken = torch.zeros(len(x), dtype=torch.bool, device=x.device)
-        self.images, self.classes = self._jobs()
+        self.jobs = self._jobs()
         self.next = 0
 
-    def _jobs(self) -> tuple[Tensor, Tensor]:
-        """Return image and target of every job, in the order in which they enter."""
-        images = torch.arange(len(self.x), device=self.x.device)
+    def _jobs(self) -> Tensor:
+        """Return image, target and restart of every job, (3, jobs), in the order of entry."""
         targets = self._ranked_classes() if self.attack.targets else self.y[:, None]
-        by_target = targets.T.reshape(-1)
-        images = images.repeat(targets.shape[1])
-        return images.repeat(self.attack.restarts), by_target.repeat(self.attack.restarts)
+        image = torch.arange(len(self.x), device=self.x.device).repeat(targets.shape[1])
+        once = torch.stack((image, targets.T.reshape(-1), torch.zeros_like(image)))
+        restarts = torch.arange(self.attack.restarts, device=self.x.device)
+        restarts = F.pad(restarts[None], (0, 0, 2, 0))
+        return (once[:, None] + restarts[:, :, None]).flatten(1)
 
     def _ranked_classes(self) -> Tensor:
         """Return the wrong classes of greatest logit, (n, targets), from one forward pass."""
-        logits = torch.cat([self.model(part) for part in self.x.split(self.batch_size)])
+        logits = torch.cat([self._logits(part) for part in self.x.split(self.batch_size)])
         wrong = logits.scatter(1, self.y[:, None], -torch.inf)
         return wrong.topk(min(self.attack.targets, logits.shape[1] - 1), dim=1).indices
 
@@ -192,7 +213,7 @@ class _Engine:
     def _ask(self, state: State, query: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the logits of the query and, for an attack with a loss, its gradient."""
         if not self.differentiates:
-            return self.model(query), None
+            return self._logits(query), None
 
         def loss(logits: Tensor) -> Tensor:
             value = self.attack.loss(state, logits)
@@ -200,7 +221,18 @@ class _Engine:
             return value
 
         gradient, logits = input_gradient(self.model, query, loss)
-        return logits, gradient.nan_to_num(nan=0.0)
+        gradient = gradient.nan_to_num(nan=0.0)
+        for _ in range(self.attack.eot - 1):
+            more, again = input_gradient(self.model, query, loss)
+            gradient, logits = gradient + more.nan_to_num(nan=0.0), logits + again
+        return logits / self.attack.eot, gradient / self.attack.eot
+
+    def _logits(self, images: Tensor) -> Tensor:
+        """Return the logits, of a randomized model their mean."""
+        logits = self.model(images)
+        for _ in range(self.attack.eot - 1):
+            logits = logits + self.model(images)
+        return logits / self.attack.eot
 
     def _keep(self, job: Tensor, state: State, query: Tensor, logits: Tensor) -> None:
         """Keep the queries that are wrong: of several rows of one image, that of the first."""
@@ -217,16 +249,15 @@ class _Engine:
         """Take the next jobs whose image still stands, at most `count`, and begin them."""
         chosen: list[Tensor] = []
         missing = count
-        while missing and self.next < len(self.images):
-            part = slice(self.next, self.next + missing)
-            standing = ~self.broken[self.images[part]]
-            self.next = min(self.next + missing, len(self.images))
-            chosen.append(torch.stack((self.images[part], self.classes[part]))[:, standing])
-            missing -= int(standing.sum())
-        image, target = torch.cat(chosen, 1) if chosen else self.images.new_empty((2, 0))
+        while missing and self.next < self.jobs.shape[1]:
+            jobs = self.jobs[:, self.next : self.next + missing]
+            self.next += jobs.shape[1]
+            chosen.append(jobs[:, ~self.broken[jobs[0]]])
+            missing -= chosen[-1].shape[1]
+        image, target, restart = torch.cat(chosen, 1) if chosen else self.jobs[:, :0]
         if not len(image):
             return image, {}
-        state = {"x": self.x[image], "y": self.y[image], "target": target}
+        state = {"x": self.x[image], "y": self.y[image], "target": target, "restart": restart}
         return image, self.attack.begin(state, self.generator)
 
     def _refill(

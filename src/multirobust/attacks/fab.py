@@ -37,7 +37,7 @@ class FAB(IterativeAttack):
         threat: Linf, L2 or L1; the norm of the distance, and the radius within which to stop.
         iterations: Queries of each row.
         targets: Wrong classes to go for, at least 1.
-        restarts: With more than one, rows start at random within half the radius, else at x.
+        restarts: How often each row is tried, first from x, then at random within half the radius.
         alpha_max: Greatest weight of the step from the clean image, in [0, 1].
         eta: How far steps go, 1 is up to the plane; at least 1.
         beta: Share of the distance that is kept when going back, in (0, 1].
@@ -79,7 +79,8 @@ class FAB(IterativeAttack):
         x = state["x"]
         point = x
         if self.restarts > 1:
-            point = x + (self.threat.sample(x, generator).to(x) - x) / 2
+            middle = x + (self.threat.sample(x, generator).to(x) - x) / 2
+            point = torch.where(_rows(state["restart"] > 0), middle, x)
         zero = x.new_zeros(len(x))
         unknown = torch.stack((zero, zero + torch.nan), dim=1)
         return state | {
@@ -147,7 +148,7 @@ class FAB(IterativeAttack):
         searched = self._searches(state)
         distance = self.threat.distance(state["point"], state["x"]).to(state["distance"])
         closer = fooled & ~searched & (distance < state["distance"])
-        clean = (state["step"] == 0) if self.restarts == 1 else torch.zeros_like(fooled)
+        clean = (state["step"] == 0) & (state["restart"] == 0)
         share = torch.where(searched, _secant(state), closer.to(margin.dtype))
         end = torch.stack((share, margin), dim=1).to(state["low"])
         low = (searched & ~fooled) | clean

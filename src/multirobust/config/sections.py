@@ -195,6 +195,11 @@ class EvaluationConfig(Section):
             running statistics: a model is attacked as it is used.
         limit: Use only the first test images.
         batch_size: Images a pass.
+        block_size: Images that are attacked together; what is done is kept after each block.
+        mode: Which images an attack sees: all ("breakdown"), what earlier ones of its threat left
+            standing ("per_threat"), what all earlier ones left ("cascade"), or as is usual for the
+            suite ("auto").
+        severities: Levels of the attacks that no norm measures, from 1 on; None takes all.
     """
 
     suite: str = "quick"
@@ -208,6 +213,9 @@ class EvaluationConfig(Section):
     )
     limit: Count | None = None
     batch_size: Count = 256
+    block_size: Count = 512
+    mode: Literal["auto", "breakdown", "per_threat", "cascade"] = "auto"
+    severities: Annotated[tuple[Count, ...], Field(min_length=1)] | None = None
 
 
 class Recipe(Section):

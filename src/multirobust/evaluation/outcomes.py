@@ -28,6 +28,8 @@ class State(enum.IntEnum):
     BROKEN = 1
     ERROR = 2
     """The attack or the model failed (an exception, NaN): neither robust nor broken."""
+    SKIPPED = 3
+    """Not attacked, since an earlier attack broke the image: says nothing of this attack."""
 
 
 @final
@@ -69,7 +71,7 @@ class AttackColumn:
             raise InputError(f"{where}: name and threat must not be empty, got {self.threat!r}.")
         if self.states.size and self.states.max() > max(State):
             raise InputError(
-                f"{where}: states must be 0 (survived), 1 (broken) or 2 (error), got "
+                f"{where}: states must be 0 (survived), 1 (broken), 2 (error) or 3 (skipped), got "
                 f"{int(self.states.max())}; use the State codes."
             )
         if self.states.shape != self.distances.shape:
@@ -140,6 +142,7 @@ class Outcomes:
         lines += [f"{threat:<6} {self.worst(threat)}" for threat in self.threats]
         if self.columns:
             lines += [f"union  {self.union()}", f"avg    {self.average()}"]
+        lines += [f"audit: {found['code']}" for found in self.manifest.get("audit", [])]
         return "\n".join(lines)
 
     @property
@@ -172,7 +175,8 @@ class Outcomes:
         """Accuracy under the union of threats: images that survive every attack of all of them.
 
         An image that some attack broke is broken, whatever errors others ended in; it survives
-        only if every attack left it standing; anything else is unknown and widens the range.
+        only if every attack left it standing; anything else is unknown and widens the range. So
+        does an image that was not attacked under these threats since another one broke it.
 
         Args:
             threats: Names of threats; None means all that were attacked.
@@ -180,8 +184,19 @@ class Outcomes:
         Raises:
             InputError: If a threat is unknown or there is none.
         """
+        return self._estimate(*self.survival(threats))
+
+    def survival(self, threats: Iterable[str] | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Return two masks of the images, bool, shape (n,): surely, and possibly, robust.
+
+        Args:
+            threats: Names of threats whose union counts; None means all that were attacked.
+
+        Raises:
+            InputError: If a threat is unknown or there is none.
+        """
         names = self._chosen(threats)
-        return self._estimate(*self._survival(lambda column: column.threat in names))
+        return self._survival(lambda column: column.threat in names)
 
     def average(self, threats: Iterable[str] | None = None) -> Estimate:
         """Mean over threats of the accuracy under each one's worst case (the paper's Acc_avg).
@@ -201,6 +216,16 @@ class Outcomes:
         surely = np.stack([surely for surely, _ in masks])
         maybe = np.stack([maybe for _, maybe in masks])
         return self._estimate(surely, maybe)
+
+    def average_over_attacks(self) -> Estimate:
+        """Mean over the attacks of the accuracy under each; its interval is that of `average`.
+
+        Raises:
+            InputError: If there is no attack.
+        """
+        self._chosen(None)
+        masks = [self._survival(lambda column, c=column: column is c) for column in self.columns]
+        return self._estimate(*(np.stack(side) for side in zip(*masks, strict=True)))
 
     def _chosen(self, threats: Iterable[str] | None) -> tuple[str, ...]:
         names = self.threats if threats is None else tuple(dict.fromkeys(threats))
@@ -265,6 +290,15 @@ def _check_columns(outcomes: Outcomes) -> None:
                 f"{where} counts images as survived whose clean prediction is an error (-1); "
                 f"store these as State.ERROR."
             )
+    if not outcomes.columns:
+        return
+    states = np.stack([column.states for column in outcomes.columns])
+    alone = (states == State.SKIPPED).any(axis=0) & ~(states == State.BROKEN).any(axis=0)
+    if alone.any():
+        raise InputError(
+            f"Outcomes: {int(alone.sum())} images were skipped by an attack though none broke "
+            "them; only what is broken already may be State.SKIPPED."
+        )
 
 
 def _freeze(owner: object, name: str, dtype: type, where: str) -> None:

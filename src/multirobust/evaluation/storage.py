@@ -8,11 +8,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from torch import Tensor
+
 from multirobust.errors import DataError, InputError, RunError
 from multirobust.evaluation.outcomes import AttackColumn, Outcomes
-from multirobust.files import atomic_write_together
+from multirobust.files import atomic_write, atomic_write_together
 
-__all__ = ["load", "save"]
+__all__ = ["load", "save", "save_images"]
 
 FORMAT = "multirobust outcomes"
 VERSION = 1
@@ -38,13 +42,26 @@ def save(outcomes: Outcomes, folder: Path) -> None:
     """
     table = _table_bytes(outcomes)
     manifest = _manifest_bytes(outcomes, table)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(
-            f"{folder}: cannot be used as a folder: {error.strerror}. Choose one that is writable."
-        ) from error
+    _make(folder)
     atomic_write_together([(folder / TABLE, table), (folder / MANIFEST, manifest)])
+
+
+def save_images(path: Path, index: np.ndarray, images: Tensor) -> None:
+    """Write adversarial images as safetensors: "index" (m,), and "images" (m, c, h, w) in float32.
+
+    Args:
+        path: The file; its folder is created if missing.
+        index: Positions of the images in their split.
+        images: In the same order.
+
+    Raises:
+        RunError: If it cannot be written.
+    """
+    from safetensors.torch import save as to_bytes
+
+    _make(path.parent)
+    tensors = {"index": torch.from_numpy(index), "images": images.float().contiguous()}
+    atomic_write(path, to_bytes(tensors))
 
 
 def load(folder: Path) -> Outcomes:
@@ -68,6 +85,15 @@ def load(folder: Path) -> Outcomes:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(
             f"{folder / MANIFEST}: does not describe {TABLE}: {error}. {_AGAIN}"
+        ) from error
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(
+            f"{folder}: cannot be used as a folder: {error.strerror}. Choose one that is writable."
         ) from error
 
 

@@ -8,12 +8,9 @@ from multirobust.experiment.building import (
     load_defense,
     load_model,
 )
-from multirobust.experiment.pipeline import (
-    evaluate_run,
-    evaluation_name,
-    result_of,
-    train_run,
-)
+from multirobust.experiment.external import evaluate_external
+from multirobust.experiment.pipeline import evaluate_run, evaluation_name, train_run
+from multirobust.experiment.results import outcomes_at, result_of, results_of
 from multirobust.experiment.runs import Run, find_runs, open_run, plan
 from multirobust.experiment.showcase import gallery_of, report_runs
 from multirobust.experiment.workflow import evaluate_all, prepare, train_all
@@ -24,6 +21,7 @@ __all__ = [
     "build_model",
     "evaluate",
     "evaluate_all",
+    "evaluate_external",
     "evaluate_run",
     "evaluation_name",
     "find_runs",
@@ -32,11 +30,13 @@ __all__ = [
     "load_defense",
     "load_model",
     "open_run",
+    "outcomes_at",
     "plan",
     "prepare",
     "recipe_for",
     "report_runs",
     "result_of",
+    "results_of",
     "train",
     "train_all",
     "train_run",

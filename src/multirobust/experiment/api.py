@@ -82,6 +82,7 @@ def evaluate(
     recipe: Recipe | None = None,
     limit: int | None = None,
     seed: int = 0,
+    **options: Any,
 ) -> Outcomes:
     """Attack a classifier with a suite.
 
@@ -92,13 +93,15 @@ def evaluate(
         recipe: Radii, steps, batch size; None takes the shipped one of the data.
         limit: Use only the first images.
         seed: Of the attacks' random starts.
+        options: Others of `evaluation.evaluate_suite`, such as mode="cascade", partial=Path("x"),
+            strict=True or report=print.
 
     Returns:
         What happened to every image; see `evaluation.Outcomes`.
 
     Raises:
         InputError: If an argument is of another type, the limit is below 1, or the model is not a
-            classifier of these images (see `evaluation.check_model`).
+            classifier of these images (see `evaluation.check_classifier`).
     """
     _check_type("data", data, (Data, Split), "make a split with Split.from_arrays(images, labels)")
     _check_type("suite", suite, (str, Suite), "give a name of `multirobust list suites`")
@@ -106,14 +109,17 @@ def evaluate(
     recipe = _checked_recipe(recipe, split.source)
     if isinstance(suite, str):
         threats = threats_from(recipe.threats)
-        suite = evaluation.build_suite(suite, threats, recipe.evaluation.attack)
+        suite = evaluation.build_suite(suite, threats, recipe.evaluation)
     return evaluation.evaluate_suite(
         model,
         split,
         suite,
+        mode=None if recipe.evaluation.mode == "auto" else recipe.evaluation.mode,
         batch_size=recipe.evaluation.batch_size,
+        block_size=recipe.evaluation.block_size,
         limit=recipe.evaluation.limit if limit is None else limit,
         seed=seed,
+        **options,
     )
 
 

@@ -8,12 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from multirobust import evaluation, training
 from multirobust.attacks import threats_from
 from multirobust.config import Recipe
 from multirobust.data import Data, Split
-from multirobust.errors import DataError, InputError, RunError, suggestion
-from multirobust.evaluation import Outcomes
+from multirobust.errors import DataError, InputError
+from multirobust.evaluation import EvaluationDisplay, Outcomes, Shard
 from multirobust.experiment.building import (
     build_defense,
     build_model,
@@ -28,14 +30,12 @@ from multirobust.experiment.runs import (
     open_run,
     stored_recipe,
     to_json,
-    training_facts,
 )
 from multirobust.files import atomic_write
 from multirobust.provenance import provenance
-from multirobust.report.tables import RunResult
 from multirobust.training import ProgressDisplay
 
-__all__ = ["evaluate_run", "evaluation_name", "result_of", "train_run"]
+__all__ = ["evaluate_and_save", "evaluate_run", "evaluation_name", "train_run"]
 
 
 def train_run(
@@ -87,13 +87,18 @@ def evaluate_run(
     recipe: Recipe | None = None,
     split: str = "test",
     seed: int = 0,
+    shard: Shard | None = None,
+    save_images: bool = False,
+    strict: bool = False,
     report: Callable[[str], None] = lambda line: None,
+    display: EvaluationDisplay | None = None,
 ) -> Outcomes:
     """Attack the model of a run and keep the outcomes; what was evaluated so before is read back.
 
     The evaluation that the run's `recipe.toml` asks for lies in `evaluation/<suite>`. Any other one
-    (fewer images, other radii, the validation split) gets a folder of its own beside it, named by
-    `evaluation_name`, so that none takes the place of another.
+    (fewer images, other radii, the validation split, a shard) gets a folder of its own beside it,
+    named by `evaluation_name`, so that none takes the place of another. Killed at any point, the
+    same call goes on where it stopped.
 
     Args:
         run: A run that has been trained.
@@ -101,16 +106,22 @@ def evaluate_run(
         recipe: Whose evaluation settings and radii to use; None takes those of the run.
         split: "test" or "validation".
         seed: Of the attacks' random starts.
-        report: Receives a line when an attack is done.
+        shard: Attack only a part of the images; see `evaluation.merge`.
+        save_images: Also keep the adversarial images that broke the model, in `adversarial/`.
+        strict: Make every finding of the audit an error.
+        report: Receives a line for each finding and when an attack is done.
+        display: Shows progress.
 
     Raises:
-        InputError: If the recipe changes what the run was trained with, or there are no images.
+        InputError: If the recipe changes what the run was trained with, or there are no images, or,
+            with strict, the audit finds anything.
         RunError: If the run has not been trained or its folder cannot be written.
     """
     recipe = recipe or run.recipe
     _check_changes(run, recipe)
     images = _images(data, split)
-    settings = _settings(recipe, split, seed)
+    shard = shard or Shard()
+    settings = _settings(recipe, split, seed, shard)
     name = evaluation_name(run, settings)
     folder = run.folder / "evaluation" / name
     manifest = {
@@ -120,13 +131,63 @@ def evaluate_run(
         "evaluation": settings,
         "recipe": run.recipe.model_dump(mode="json", exclude_none=True),
     }
-    known = _known(folder, manifest, _count(recipe, images), report)
-    if known is None:
-        known = _attacked(run, data, images, recipe, seed, manifest, report)
-        evaluation.save(known, folder)
+    count = min(recipe.evaluation.limit or len(images), len(images))
+    known = _known(folder, manifest, count, report)
+    if known is None or (save_images and not (folder / "adversarial").is_dir()):
+        device = training.choose_device(recipe.training.device)
+        known = evaluate_and_save(
+            load_model(run, data).to(device),
+            images,
+            recipe,
+            folder,
+            seed=seed,
+            shard=shard,
+            device=device,
+            save_images=save_images,
+            strict=strict,
+            manifest=manifest,
+            report=report,
+            display=display,
+        )
     if name != recipe.evaluation.suite:
         report(f"kept as {name!r}; compare and report show it with --suite {name}")
     return known
+
+
+def evaluate_and_save(
+    model: nn.Module,
+    images: Split,
+    recipe: Recipe,
+    folder: Path,
+    *,
+    save_images: bool = False,
+    **options: Any,
+) -> Outcomes:
+    """Attack a model as a recipe says and write the outcomes into a folder.
+
+    Args:
+        model: Any classifier.
+        images: What it classifies.
+        recipe: Its evaluation settings and radii count.
+        folder: For the outcomes; what is done so far is kept there until the end.
+        save_images: Also keep the adversarial images, in `adversarial/`.
+        options: Others of `evaluation.evaluate_suite`.
+    """
+    config = recipe.evaluation
+    outcomes = evaluation.evaluate_suite(
+        model,
+        images,
+        evaluation.build_suite(config.suite, threats_from(recipe.threats), config),
+        mode=None if config.mode == "auto" else config.mode,
+        batch_size=config.batch_size,
+        block_size=config.block_size,
+        limit=config.limit,
+        partial=folder / "partial",
+        images=folder / "adversarial" if save_images else None,
+        **options,
+    )
+    evaluation.save(outcomes, folder)
+    return outcomes
 
 
 def evaluation_name(run: Run, settings: dict[str, Any] | None = None) -> str:
@@ -137,45 +198,15 @@ def evaluation_name(run: Run, settings: dict[str, Any] | None = None) -> str:
         settings: What decides the outcomes; None takes what `run.recipe` asks for.
     """
     settings = settings or _settings(run.recipe, "test", 0)
+    whole = {key: value for key, value in settings.items() if key != "shard"}
     parts = [settings["suite"]]
     if settings["split"] != "test":
         parts.append(settings["split"])
-    if settings != _settings(stored_recipe(run.folder), settings["split"], 0):
-        parts.append(hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8])
+    if whole != _settings(stored_recipe(run.folder), settings["split"], 0):
+        parts.append(hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:8])
+    if "shard" in settings:
+        parts.append(settings["shard"].replace("/", "of"))
     return "-".join(parts)
-
-
-def result_of(run: Run, suite: str | None = None) -> RunResult:
-    """Return what the tables need to know of a run.
-
-    Args:
-        run: A run that has been trained and evaluated.
-        suite: Which evaluation, by the name of its folder; None takes what `run.recipe` asks for.
-
-    Raises:
-        RunError: If the run has not been trained, or not been evaluated so with these weights.
-    """
-    if not run.trained:
-        raise RunError(
-            f"{run.folder} has not finished training; run the command that trained it again, or "
-            "leave it out by naming the others."
-        )
-    facts = training_facts(run)
-    outcomes = evaluation.load(_evaluation_folder(run, suite or evaluation_name(run)))
-    if outcomes.manifest.get("weights") != weights_digest(run):
-        raise RunError(
-            f"{run.folder} was evaluated with other weights than it has now; run `multirobust "
-            f"evaluate {run.folder}`."
-        )
-    return RunResult(
-        run.defense,
-        run.seed,
-        outcomes,
-        training_seconds=facts["seconds"],
-        forwards=facts["forwards"],
-        backwards=facts["backwards"],
-        device=facts["device"],
-    )
 
 
 def _check_changes(run: Run, recipe: Recipe) -> None:
@@ -202,20 +233,17 @@ def _images(data: Data, split: str) -> Split:
     return images
 
 
-def _settings(recipe: Recipe, split: str, seed: int) -> dict[str, Any]:
+def _settings(recipe: Recipe, split: str, seed: int, shard: Shard | None = None) -> dict[str, Any]:
     """What decides the outcomes of a given model on a given data set, as plain JSON values."""
     threats = threats_from(recipe.threats)
-    return {
+    part = {"shard": str(shard)} if shard and shard.of > 1 else {}
+    return part | {
         **recipe.evaluation.model_dump(mode="json"),
         "threats": {norm: repr(threat) for norm, threat in threats.items()},
         "split": split,
         "test_limit": recipe.data.test_limit if split == "test" else None,
         "seed": seed,
     }
-
-
-def _count(recipe: Recipe, images: Split) -> int:
-    return min(recipe.evaluation.limit or len(images), len(images))
 
 
 def _known(
@@ -231,43 +259,7 @@ def _known(
         return None
     facts = ("data", "weights", "evaluation")
     same = all(known.manifest.get(fact) == manifest[fact] for fact in facts)
-    if not same or len(known) != count:
+    if not same or known.manifest.get("images") != count:
         return None
     report("already evaluated with these settings")
     return known
-
-
-def _attacked(
-    run: Run,
-    data: Data,
-    images: Split,
-    recipe: Recipe,
-    seed: int,
-    manifest: dict[str, Any],
-    report: Callable[[str], None],
-) -> Outcomes:
-    config = recipe.evaluation
-    device = training.choose_device(recipe.training.device)
-    return evaluation.evaluate_suite(
-        load_model(run, data).to(device),
-        images,
-        evaluation.build_suite(config.suite, threats_from(recipe.threats), config.attack),
-        batch_size=config.batch_size,
-        limit=config.limit,
-        seed=seed,
-        device=device,
-        manifest=manifest,
-        report=report,
-    )
-
-
-def _evaluation_folder(run: Run, name: str) -> Path:
-    folder = run.folder / "evaluation"
-    known = sorted(path.parent.name for path in folder.glob("*/outcomes.json"))
-    if name not in known:
-        there = f" It has: {', '.join(known)}." if known else ""
-        raise RunError(
-            f"{run.folder} has no evaluation {name!r}.{suggestion(name, known)} Run `multirobust "
-            f"evaluate {run.folder}`.{there}"
-        )
-    return folder / name

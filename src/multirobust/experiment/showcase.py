@@ -17,7 +17,7 @@ from multirobust.defenses import ANT, MNGAC, Defense
 from multirobust.errors import InputError
 from multirobust.evaluation import NamedAttack, build_suite
 from multirobust.experiment.building import load_defense, load_model
-from multirobust.experiment.pipeline import result_of
+from multirobust.experiment.results import result_of
 from multirobust.experiment.runs import Run
 from multirobust.report import GalleryCell, GalleryRow, standard_figures, write_report
 
@@ -98,7 +98,7 @@ def gallery_of(run: Run, data: Data, images: int = 3) -> list[GalleryRow]:
 
 def _versions(run: Run, defense: Defense[Any], model: nn.Module, batch: Batch) -> dict[str, Tensor]:
     threats = threats_from(run.recipe.threats)
-    suite = build_suite("quick", threats, run.recipe.evaluation.attack)
+    suite = build_suite("quick", threats, run.recipe.evaluation)
     versions = {"clean": batch.x}
     versions |= {_title(named): _attacked(model, named, batch) for named in suite.attacks}
     noise = torch.Generator().manual_seed(run.seed)

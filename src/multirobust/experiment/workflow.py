@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from multirobust.config import DataConfig, Recipe, load_recipe
 from multirobust.data import Data
 from multirobust.errors import Interrupted
+from multirobust.evaluation import shown
 from multirobust.experiment.building import load_data
 from multirobust.experiment.pipeline import evaluate_run, train_run
 from multirobust.experiment.runs import RECIPE, Run, open_run, plan
@@ -65,6 +67,7 @@ def evaluate_all(
     overrides: Sequence[str] = (),
     split: str = "test",
     tell: Callable[[str], None] = lambda line: None,
+    **options: Any,
 ) -> None:
     """Attack the models of runs, each with its own recipe.
 
@@ -73,15 +76,27 @@ def evaluate_all(
         overrides: Changes to the evaluation settings of each, as in `load_recipe`.
         split: "test" or "validation".
         tell: Receives a line for each attack, and one with the accuracies of each run.
+        options: Others of `evaluate_run`.
     """
     loaded: dict[DataConfig, Data] = {}
     for run in runs:
         recipe = load_recipe(run.folder / RECIPE, overrides) if overrides else run.recipe
         if recipe.data not in loaded:
             loaded[recipe.data] = load_data(recipe.data)
+        with shown(run.name, tell) as (display, print_line):
 
-        def report(line: str, name: str = run.name) -> None:
-            tell(f"{name}: {line}")
+            def report(
+                line: str, name: str = run.name, to: Callable[[str], None] = print_line
+            ) -> None:
+                to(f"{name}: {line}")
 
-        outcomes = evaluate_run(run, loaded[recipe.data], recipe=recipe, split=split, report=report)
-        report(" | ".join(" ".join(line.split()) for line in str(outcomes).splitlines()[1:]))
+            outcomes = evaluate_run(
+                run,
+                loaded[recipe.data],
+                recipe=recipe,
+                split=split,
+                report=report,
+                display=display,
+                **options,
+            )
+            report(" | ".join(" ".join(line.split()) for line in str(outcomes).splitlines()[1:]))

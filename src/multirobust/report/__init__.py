@@ -1,5 +1,6 @@
 """Views of finished runs for people: comparison tables and the HTML report."""
 
+from multirobust.report.breakdown import breakdown
 from multirobust.report.figures import Figure, bar_arrays, cost_arrays, standard_figures
 from multirobust.report.gallery import GalleryCell, GalleryRow
 from multirobust.report.headline import findings
@@ -18,6 +19,7 @@ __all__ = [
     "RunResult",
     "Table",
     "bar_arrays",
+    "breakdown",
     "comparison",
     "cost_arrays",
     "duration",

@@ -21,7 +21,7 @@ def text(table: Table, *, details: bool = True) -> str:
     """
     marks = {0: " {} ", 1: "*{}*", 2: "_{}_"}
     body = [[_plain(row.name) for row in table.rows]]
-    headings = ["defense"]
+    headings = [table.corner]
     for i, column in enumerate(table.columns):
         cells = [row.cells[i] for row in table.rows]
         numbers = _align([marks[cell.rank].format(cell.text) for cell in cells], ">")
@@ -42,7 +42,7 @@ def markdown(table: Table) -> str:
     marks = {0: "{}", 1: "**{}**", 2: "<u>{}</u>"}
     names = {"l∞": "ℓ<sub>∞</sub>", "l1": "ℓ<sub>1</sub>", "l2": "ℓ<sub>2</sub>"}
     headings = [names.get(column.heading, _markdown(column.heading)) for column in table.columns]
-    lines = [["defense", *headings], ["---", *["---:"] * len(headings)]]
+    lines = [[table.corner, *headings], ["---", *["---:"] * len(headings)]]
     for row in table.rows:
         cells = [
             f"{marks[cell.rank].format(cell.text)} {cell.detail}".strip() for cell in row.cells

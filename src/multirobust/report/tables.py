@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias, final
 
 from multirobust.errors import InputError
 from multirobust.evaluation.intervals import Estimate, mean_and_std
-from multirobust.evaluation.outcomes import Outcomes
+from multirobust.evaluation.outcomes import Outcomes, State
 
 __all__ = [
     "Cell",
@@ -94,11 +94,12 @@ class Row:
 @final
 @dataclass(frozen=True)
 class Table:
-    """Columns, rows, and notes on how to read them."""
+    """Columns, rows, notes on how to read them, and what the rows are."""
 
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     notes: tuple[str, ...] = ()
+    corner: str = "defense"
 
 
 def comparison(results: Sequence[RunResult]) -> Table:
@@ -257,8 +258,16 @@ def _notes(groups: dict[str, list[RunResult]], threats: Sequence[str]) -> Iterab
         yield "[low, high]: 95 % Wilson interval over the images, one seed."
     if several:
         yield "±: sample standard deviation over seeds."
-    if any(column.states.max() == 2 for run in runs for column in run.outcomes.columns):
+    columns = [column for run in runs for column in run.outcomes.columns]
+    if any((column.states == State.ERROR).any() for column in columns):
         yield "low–high without brackets: some attacks ended in errors; neither robust nor broken."
+    if any(not run.outcomes.worst(t).exact for run in runs for t in run.outcomes.threats) and any(
+        (column.states == State.SKIPPED).any() for column in columns
+    ):
+        yield (
+            "low–high without brackets: images that one threat broke were spared the others "
+            "(mode cascade); the union is exact."
+        )
     if len(sizes) > 1:
         yield "Caution: the runs were evaluated on different numbers of images."
     if any(set(run.outcomes.threats) != set(threats) for run in runs):

@@ -1,0 +1,50 @@
+"""The command line. Nothing heavy is imported before a command needs it."""
+
+from __future__ import annotations
+
+import sys
+
+from multirobust.cli import evaluating, reading, training
+from multirobust.cli.common import app, tell
+from multirobust.errors import InputError, Interrupted, MultirobustError
+
+__all__ = ["app", "evaluating", "main", "reading", "training"]
+
+_COMMANDS = {
+    "list": training.list_names,
+    "show": training.show,
+    "train": training.train,
+    "evaluate": evaluating.evaluate,
+    "merge": evaluating.merge,
+    "compare": reading.compare,
+    "breakdown": reading.breakdown,
+    "report": reading.report,
+    "run": training.run_recipe,
+    "demo": training.demo,
+}
+for _name, _function in _COMMANDS.items():
+    app.command(_name)(_function)
+
+_INTERRUPTED = 130
+"""The exit code that typer gives to Ctrl-C."""
+
+
+def main() -> None:
+    """Run the command line; an error of the package is one message, never a traceback."""
+    try:
+        app(prog_name="multirobust")
+    except SystemExit as ending:
+        if ending.code != _INTERRUPTED:
+            raise
+        _fail("Interrupted; what is finished is kept. Run the same command again to go on.", 1)
+    except Interrupted as error:
+        _fail(str(error), 1)
+    except InputError as error:
+        _fail(f"Error: {error}", 2)
+    except MultirobustError as error:
+        _fail(f"Error: {error}", 1)
+
+
+def _fail(message: str, code: int) -> None:
+    tell(message)
+    sys.exit(code)

@@ -1,0 +1,102 @@
+"""What all commands share: the application, its options, and how it speaks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from multirobust.config import Recipe
+
+__all__ = [
+    "DefenseOption",
+    "EvaluationOption",
+    "FormatOption",
+    "LimitOption",
+    "OutputOption",
+    "RecipeArgument",
+    "ResultsArgument",
+    "RunsArgument",
+    "SeedOption",
+    "SetOption",
+    "SuiteOption",
+    "app",
+    "recipe_of",
+    "tell",
+]
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Train image classifiers that withstand several kinds of attack, and measure how well any "
+    "does.\n\nExample: multirobust demo\n\nExit codes: 0; 1 for a failed or interrupted run; 2 for "
+    "bad usage.",
+)
+
+RecipeArgument = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="A shipped recipe's name, or a TOML file.")
+]
+RunsArgument = Annotated[
+    list[Path], typer.Argument(metavar="RUN...", help="Run folders, or folders of them.")
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="a.b=c", help="Override a field; may stand several times."),
+]
+DefenseOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--defense", metavar="NAME", help="In place of the recipe's; may stand several times."
+    ),
+]
+SeedOption = Annotated[
+    list[int] | None,
+    typer.Option("--seed", metavar="N", help="In place of the recipe's; may stand several times."),
+]
+OutputOption = Annotated[
+    Path | None, typer.Option("--output", help="Folder of the runs; default runs/RECIPE.")
+]
+SuiteOption = Annotated[str | None, typer.Option("--suite", help="In place of the recipe's.")]
+EvaluationOption = Annotated[
+    str | None,
+    typer.Option("--suite", help="Which evaluation: a folder name under RUN/evaluation."),
+]
+LimitOption = Annotated[
+    int | None, typer.Option("--limit", min=1, help="Use only the first test images.")
+]
+FormatOption = Annotated[
+    Literal["text", "markdown", "latex"], typer.Option("--format", help="How to print the table.")
+]
+ResultsArgument = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="RUN...",
+        help="Run folders, folders of outcomes, folders of these, or files of --record.",
+    ),
+]
+
+
+def tell(line: str) -> None:
+    """Print a line to standard error."""
+    typer.echo(line, err=True)
+
+
+def recipe_of(
+    source: str,
+    overrides: list[str] | None = None,
+    defense: list[str] | None = None,
+    seed: list[int] | None = None,
+) -> Recipe:
+    """Return a recipe with the overrides of the command line."""
+    from multirobust.config import load_recipe
+
+    chosen = list(overrides or [])
+    if defense:
+        chosen.append(f"defenses={list(defense)!r}")
+    if seed:
+        chosen.append(f"seeds={list(seed)!r}")
+    return load_recipe(source, chosen)

@@ -1,0 +1,189 @@
+"""The commands that attack models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from multirobust.cli.common import SetOption, SuiteOption, tell
+from multirobust.errors import InputError
+
+__all__ = ["evaluate", "merge"]
+
+RunArguments = Annotated[
+    list[Path] | None,
+    typer.Argument(metavar="RUN...", help="Run folders, or folders of them; or use --model."),
+]
+ModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        help="Any classifier: package.module:function, file.py:function, a run folder, "
+        "hf:owner/name, robustbench:NAME, or a name of `multirobust list models`.",
+    ),
+]
+WeightsOption = Annotated[
+    Path | None, typer.Option("--weights", help="Of --model: a .safetensors, .pt or .pth file.")
+]
+ArgumentOption = Annotated[
+    list[str] | None,
+    typer.Option("--model-arg", metavar="name=value", help="For the function of --model."),
+]
+DataOption = Annotated[
+    str | None,
+    typer.Option("--data", help="For --model: a data set, a folder of images, or an .npz file."),
+]
+FolderOption = Annotated[
+    str | None, typer.Option("--data-folder", help="Where the files of the data set lie.")
+]
+ThreatsOption = Annotated[
+    str | None, typer.Option("--threats", help="Radii by name; see `multirobust list threats`.")
+]
+ModeOption = Annotated[
+    Literal["auto", "breakdown", "per_threat", "cascade"] | None,
+    typer.Option(
+        "--mode",
+        help="An attack sees all images, what its threat's earlier attacks left, or what all left.",
+    ),
+]
+LimitOption = Annotated[
+    int | None, typer.Option("--limit", min=1, help="Use only the first test images.")
+]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Of the attacks' random starts.")]
+ShardOption = Annotated[
+    str | None, typer.Option("--shard", metavar="i/n", help="Only a part of the images; see merge.")
+]
+ImagesOption = Annotated[
+    bool, typer.Option("--save-images", help="Also keep the adversarial images.")
+]
+StrictOption = Annotated[
+    bool, typer.Option("--strict", help="Make every finding of the audit an error.")
+]
+OutputOption = Annotated[
+    Path | None, typer.Option("--output", help="With --model: the folder of the outcomes.")
+]
+
+
+def evaluate(
+    runs: RunArguments = None,
+    model: ModelOption = None,
+    weights: WeightsOption = None,
+    model_arg: ArgumentOption = None,
+    data: DataOption = None,
+    data_folder: FolderOption = None,
+    suite: SuiteOption = None,
+    mode: ModeOption = None,
+    threats: ThreatsOption = None,
+    limit: LimitOption = None,
+    seed: SeedOption = 0,
+    shard: ShardOption = None,
+    split: Annotated[Literal["test", "validation"], typer.Option(help="Of runs.")] = "test",
+    save_images: ImagesOption = False,
+    strict: StrictOption = False,
+    output: OutputOption = None,
+    overrides: SetOption = None,
+) -> None:
+    """Attack trained models, ours or any other, and keep what happened to every image.
+
+    Killed at any point, the same command goes on where it stopped. --set changes how the models
+    are attacked, such as evaluation.attack.restarts or threats.linf. Of a run, an evaluation other
+    than its recipe's own is kept beside it.
+
+    Example: multirobust evaluate runs/digits/sat-s0 --suite autoattack --limit 100
+
+    Example: multirobust evaluate --model mine.py:make --weights mine.safetensors --data cifar10
+    """
+    from multirobust.evaluation import Shard
+
+    chosen = {
+        "evaluation.suite": suite,
+        "evaluation.mode": mode,
+        "evaluation.limit": limit,
+        "threats.preset": threats,
+    }
+    extra = [f"{name}={value}" for name, value in chosen.items() if value is not None]
+    options = {
+        "overrides": [*extra, *(overrides or [])],
+        "seed": seed,
+        "shard": Shard.parse(shard) if shard else None,
+        "save_images": save_images,
+        "strict": strict,
+    }
+    of_models = {"--weights": weights, "--model-arg": model_arg, "--data": data, "--output": output}
+    if model is None:
+        _check_absent(of_models, "belongs to --model")
+        _evaluate_runs(runs, split, data_folder, options)
+    else:
+        _check_absent({"RUN": runs}, "and --model exclude each other")
+        if data is None:
+            raise InputError("--data: --model needs images to classify, got none; try digits.")
+        _evaluate_model(model, data, weights, model_arg, data_folder, output, options)
+
+
+def merge(
+    shards: Annotated[
+        list[Path], typer.Argument(metavar="FOLDER...", help="Folders of outcomes, one a shard.")
+    ],
+    output: Annotated[Path, typer.Option("--output", help="Folder of the joined outcomes.")],
+) -> None:
+    """Join the shards of one evaluation, after a check that they belong together.
+
+    Example: multirobust merge runs/x/sat-s0/evaluation/autoattack-*of4 --output \
+    runs/x/sat-s0/evaluation/autoattack
+    """
+    from multirobust.evaluation import load, save
+    from multirobust.evaluation import merge as joined
+
+    outcomes = joined([load(folder) for folder in shards])
+    save(outcomes, output)
+    typer.echo(str(outcomes))
+    typer.echo(f"Outcomes: {output}")
+
+
+def _evaluate_runs(
+    runs: list[Path] | None, split: str, data_folder: str | None, options: dict
+) -> None:
+    from multirobust.experiment import evaluate_all, find_runs
+
+    if not runs:
+        raise InputError("RUN: give run folders, or any classifier with --model.")
+    if data_folder is not None:
+        options["overrides"].append(f"data.folder={data_folder!r}")
+    evaluate_all(find_runs(runs), split=split, tell=tell, **options)
+
+
+def _evaluate_model(
+    model: str,
+    data: str,
+    weights: Path | None,
+    model_arg: list[str] | None,
+    data_folder: str | None,
+    output: Path | None,
+    options: dict,
+) -> None:
+    from multirobust.evaluation import shown
+    from multirobust.experiment import evaluate_external
+    from multirobust.models.external import model_arguments
+
+    with shown(model, tell) as (display, report):
+        outcomes, folder = evaluate_external(
+            model,
+            data,
+            weights=str(weights) if weights else None,
+            options=model_arguments(model_arg or []),
+            data_folder=data_folder,
+            output=output,
+            report=report,
+            display=display,
+            **options,
+        )
+    typer.echo(str(outcomes))
+    typer.echo(f"Outcomes: {folder}")
+
+
+def _check_absent(values: dict[str, object], why: str) -> None:
+    for name, value in values.items():
+        if value:
+            raise InputError(f"{name} {why}; leave one of them out.")

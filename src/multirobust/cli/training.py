@@ -1,0 +1,128 @@
+"""The commands that train, and those that list what can be trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from multirobust import catalog
+from multirobust.cli.common import (
+    DefenseOption,
+    OutputOption,
+    RecipeArgument,
+    SeedOption,
+    SetOption,
+    recipe_of,
+    tell,
+)
+from multirobust.cli.reading import write_report_of
+from multirobust.errors import lookup_error
+
+if TYPE_CHECKING:
+    from multirobust.config import Recipe
+    from multirobust.experiment import Run
+
+__all__ = ["demo", "list_names", "run_recipe", "show", "train"]
+
+_TABLES = {
+    "defenses": catalog.DEFENSES,
+    "attacks": catalog.ATTACKS,
+    "datasets": catalog.DATASETS,
+    "models": catalog.MODELS,
+    "suites": catalog.SUITES,
+    "threats": catalog.THREATS,
+    "presets": catalog.PRESETS,
+}
+
+
+def list_names(
+    what: Annotated[
+        str, typer.Argument(metavar="TABLE", help=f"One of: {', '.join([*_TABLES, 'recipes'])}.")
+    ],
+) -> None:
+    """List the names that can be written, each with what it is.
+
+    Example: multirobust list defenses
+    """
+    if what == "recipes":
+        from multirobust.config import shipped_recipes
+
+        table = shipped_recipes()
+    elif what in _TABLES:
+        table = _TABLES[what]
+    else:
+        raise lookup_error("table", what, [*_TABLES, "recipes"])
+    width = max(map(len, table))
+    for name, text in table.items():
+        typer.echo(f"{name:<{width}}  {text}")
+
+
+def show(recipe: RecipeArgument, overrides: SetOption = None) -> None:
+    """Print a recipe with every field filled, as TOML.
+
+    Example: multirobust show cifar10 --set training.epochs=10
+    """
+    from multirobust.config import to_toml
+
+    typer.echo(to_toml(recipe_of(recipe, overrides)), nl=False)
+
+
+def train(
+    recipe: RecipeArgument,
+    overrides: SetOption = None,
+    defense: DefenseOption = None,
+    seed: SeedOption = None,
+    output: OutputOption = None,
+) -> None:
+    """Train the defenses of a recipe; what is finished stays, what was interrupted goes on.
+
+    Example: multirobust train digits --defense sat --defense mng_ac --output runs/mine
+    """
+    chosen = recipe_of(recipe, overrides, defense, seed)
+    _train(chosen, output)
+
+
+def run_recipe(
+    recipe: RecipeArgument,
+    overrides: SetOption = None,
+    defense: DefenseOption = None,
+    seed: SeedOption = None,
+    output: OutputOption = None,
+) -> None:
+    """Train, evaluate, compare and report: the whole of a recipe by one command.
+
+    Interrupted, the same command goes on where it stopped.
+
+    Example: multirobust run cifar10_small --set data.folder=PATH
+    """
+    _run(recipe_of(recipe, overrides, defense, seed), output)
+
+
+def demo(output: OutputOption = None) -> None:
+    """Train five defenses on embedded digits, attack each in three norms, show who withstands what.
+
+    Takes a few minutes on a laptop. Example: multirobust demo
+    """
+    _run(recipe_of("digits"), output or Path("runs/demo"))
+
+
+def _train(recipe: Recipe, output: Path | None) -> list[Run]:
+    from multirobust.experiment import prepare, train_all
+    from multirobust.training import display_for, stop_on_interrupt
+
+    runs, data = prepare(recipe, output or Path("runs") / recipe.name)
+    with stop_on_interrupt() as stop:
+        train_all(runs, data, display=display_for, stop=stop, tell=tell)
+    return runs
+
+
+def _run(recipe: Recipe, output: Path | None) -> None:
+    from multirobust.experiment import evaluate_all, result_of
+    from multirobust.report import comparison, text
+
+    runs = _train(recipe, output)
+    evaluate_all(runs, tell=tell)
+    typer.echo(text(comparison([result_of(run) for run in runs])).rstrip("\n"))
+    write_report_of(runs, runs[0].folder.parent / "report.html")

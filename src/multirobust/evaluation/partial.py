@@ -1,0 +1,101 @@
+"""What a long evaluation has done so far, on the disk, so that it can be killed at any point."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+import torch
+
+from multirobust.errors import RunError
+from multirobust.evaluation.runner import BlockResult
+from multirobust.files import atomic_write
+
+__all__ = ["PartialResults"]
+
+IDENTITY = "identity.json"
+
+
+@final
+class PartialResults:
+    """One small file for each attack and block that is done.
+
+    Args:
+        folder: Where they lie, or None to keep nothing. What an evaluation with another identity
+            left there is removed.
+        identity: All that decides the results, as JSON values.
+    """
+
+    def __init__(self, folder: Path | None, identity: dict[str, Any]):
+        self.folder = folder
+        if folder is None:
+            return
+        text = json.dumps(identity, sort_keys=True, indent=1)
+        try:
+            if folder.exists() and _read_text(folder / IDENTITY) != text:
+                shutil.rmtree(folder)
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(
+                f"{folder}: cannot be used as a folder: {error.strerror}. Choose one that is "
+                "writable."
+            ) from error
+        atomic_write(folder / IDENTITY, text.encode())
+
+    def load(self, attack: str, first: int) -> BlockResult | None:
+        """Return the result of an attack on the block that starts at a position, if it is there."""
+        if self.folder is None:
+            return None
+        try:
+            content = self._path(attack, first).read_bytes()
+        except FileNotFoundError:
+            return None
+        with np.load(io.BytesIO(content), allow_pickle=False) as stored:
+            images = torch.from_numpy(stored["images"]) if "images" in stored else None
+            return BlockResult(
+                states=torch.from_numpy(stored["states"]),
+                distances=torch.from_numpy(stored["distances"]),
+                images=images,
+                errors=frozenset(json.loads(str(stored["errors"]))),
+                seconds=float(stored["seconds"]),
+                forwards=int(stored["forwards"]),
+                backwards=int(stored["backwards"]),
+            )
+
+    def save(self, attack: str, first: int, result: BlockResult) -> None:
+        """Keep the result of an attack on a block, whole or not at all."""
+        if self.folder is None:
+            return
+        arrays = {"states": result.states.numpy(), "distances": result.distances.numpy()}
+        if result.images is not None:
+            arrays["images"] = result.images.numpy()
+        stream = io.BytesIO()
+        np.savez(
+            stream,
+            **arrays,
+            errors=json.dumps(sorted(result.errors)),
+            seconds=result.seconds,
+            forwards=result.forwards,
+            backwards=result.backwards,
+        )
+        atomic_write(self._path(attack, first), stream.getvalue())
+
+    def clear(self) -> None:
+        """Remove the files: the evaluation has been written as a whole."""
+        if self.folder is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _path(self, attack: str, first: int) -> Path:
+        assert self.folder is not None
+        return self.folder / f"{attack}.{first}.npz"
+
+
+def _read_text(path: Path) -> str | None:
+    try:
+        return path.read_text()
+    except (FileNotFoundError, UnicodeDecodeError):
+        return None

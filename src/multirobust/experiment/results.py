@@ -1,0 +1,112 @@
+"""What tables and reports need to know of runs, and of evaluations that no run of ours made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from multirobust import evaluation
+from multirobust.errors import RunError, suggestion
+from multirobust.evaluation import Outcomes
+from multirobust.evaluation.storage import MANIFEST
+from multirobust.experiment.building import weights_digest
+from multirobust.experiment.pipeline import evaluation_name
+from multirobust.experiment.runs import Run, find_runs, training_facts
+from multirobust.report import RunResult, read_record
+
+__all__ = ["outcomes_at", "result_of", "results_of"]
+
+
+def results_of(paths: Sequence[Path], suite: str | None = None) -> list[RunResult]:
+    """Return the results that paths stand for, from this machine or another.
+
+    A path is a run folder, a folder of run folders, a folder of outcomes (such as
+    RUN/evaluation/quick, or what `multirobust evaluate --model` wrote), a folder of those, or a
+    JSON file that `multirobust compare --record` wrote.
+
+    Args:
+        paths: At least one.
+        suite: Of runs, which evaluation, by the name of its folder; None takes the recipe's own.
+
+    Raises:
+        RunError: If a path is none of these, or a run has not been trained or evaluated.
+        DataError: If outcomes are damaged.
+    """
+    results: list[RunResult] = []
+    for path in paths:
+        inside = sorted(marker.parent for marker in path.glob(f"*/{MANIFEST}"))
+        if path.suffix == ".json":
+            results += read_record(path)
+        elif (path / MANIFEST).is_file():
+            results.append(_result_at(path))
+        elif inside:
+            results += [_result_at(folder) for folder in inside]
+        else:
+            results += [result_of(run, suite) for run in find_runs([path])]
+    return results
+
+
+def outcomes_at(path: Path, suite: str | None = None) -> Outcomes:
+    """Return the outcomes of one evaluation: a run folder, or a folder of outcomes.
+
+    Raises:
+        RunError: If the path stands for none or for several.
+    """
+    results = results_of([path], suite)
+    if len(results) != 1:
+        names = ", ".join(f"{result.name} (seed {result.seed})" for result in results)
+        raise RunError(f"{path} holds {len(results)} evaluations: {names}. Name one of them.")
+    return results[0].outcomes
+
+
+def result_of(run: Run, suite: str | None = None) -> RunResult:
+    """Return what the tables need to know of a run.
+
+    Args:
+        run: A run that has been trained and evaluated.
+        suite: Which evaluation, by the name of its folder; None takes what `run.recipe` asks for.
+
+    Raises:
+        RunError: If the run has not been trained, or not been evaluated so with these weights.
+    """
+    if not run.trained:
+        raise RunError(
+            f"{run.folder} has not finished training; run the command that trained it again, or "
+            "leave it out by naming the others."
+        )
+    facts = training_facts(run)
+    outcomes = evaluation.load(_evaluation_folder(run, suite or evaluation_name(run)))
+    if outcomes.manifest.get("weights") != weights_digest(run):
+        raise RunError(
+            f"{run.folder} was evaluated with other weights than it has now; run `multirobust "
+            f"evaluate {run.folder}`."
+        )
+    return RunResult(
+        run.defense,
+        run.seed,
+        outcomes,
+        training_seconds=facts["seconds"],
+        forwards=facts["forwards"],
+        backwards=facts["backwards"],
+        device=facts["device"],
+    )
+
+
+def _result_at(folder: Path) -> RunResult:
+    """Return the result of a folder of outcomes; of its training nothing is known."""
+    outcomes = evaluation.load(folder)
+    run = outcomes.manifest.get("run") or {}
+    name = outcomes.manifest.get("name") or run.get("defense") or folder.name
+    return RunResult(str(name), int(run.get("training_seed") or 0), outcomes)
+
+
+def _evaluation_folder(run: Run, name: str) -> Path:
+    folder = run.folder / "evaluation"
+    known = sorted(path.parent.name for path in folder.glob("*/outcomes.json"))
+    if name not in known:
+        there = f" It has: {', '.join(known)}." if known else ""
+        raise RunError(
+            f"{run.folder} has no evaluation {name!r}.{suggestion(name, known)} Run `multirobust "
+            f"evaluate {run.folder}`.{there}"
+        )
+    return folder / name
