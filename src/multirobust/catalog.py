@@ -29,6 +29,24 @@ ATTACKS = {
     "fab": "FAB-T: walks along the boundary to its closest point (Croce and Hein 2020)",
     "square": "random search with square windows, no gradient (Andriushchenko et al. 2020)",
     "msd": "multi steepest descent over several threats (Maini et al. 2020)",
+    "carlini_wagner": "least l2 distance by Adam on a penalized margin (Carlini and Wagner 2017)",
+    "brendel_bethge": "least distance along the boundary (Brendel et al. 2019); linf, l2, l1",
+    "elastic_net": "EAD: least l1 distance by shrinkage (Chen et al. 2018)",
+    "salt_and_pepper": "ever more black and white pixels, no gradient; l1",
+    "spatial_grid": "rotation and translation, all of a grid of 775 (Engstrom et al. 2019)",
+    "spatial_random": "rotation and translation, the worst of ten draws",
+    "spatial_gradient": "rotation and translation by gradient ascent from a random start",
+    "stadv": "a field of bounded displacements by gradient ascent (Xiao et al. 2018)",
+    "recolor": "one smooth bounded map of colors by gradient ascent (Laidlaw and Feizi 2019)",
+    "elastic": "each pixel from nearby, a smoothed flow (Kang et al. 2019)",
+    "jpeg_linf": "JPEG coefficients moved, bounded in linf (Kang et al. 2019)",
+    "jpeg_l2": "JPEG coefficients moved, bounded in l2",
+    "jpeg_l1": "JPEG coefficients moved, bounded in l1",
+    "fog": "adversarial diamond-square fog (Kang et al. 2019)",
+    "snow": "adversarial flakes along streaks (Kang et al. 2019)",
+    "gabor": "sparse Gabor noise with adversarial weights (Kang et al. 2019)",
+    "corruption": "one of 19 common corruptions; the model is not asked",
+    "stored_images": "ready-made images, such as those of CIFAR-10-C",
     "worst_case": "wrapper: of several attacks, the image of greatest loss",
     "restarts": "wrapper: one attack several times, the image of greatest loss",
 }
@@ -49,6 +67,12 @@ MODELS = {
 
 SUITES = {
     "quick": "PGD in linf, l2 and l1 (50, 50 and 100 steps), two random starts each",
+    "autoattack": "APGD-CE, APGD-T, FAB-T, Square in every norm, published budgets",
+    "autoattack_rand": "for randomized models: APGD-CE and APGD-DLR on the mean of 20 passes",
+    "paper": "all attacks of the paper: PGD, AutoAttack, C&W, Brendel-Bethge, EAD, salt and pepper",
+    "spatial": "rotation and translation: grid, worst of ten draws, gradient ascent",
+    "unforeseen": "elastic, JPEG, fog, snow, Gabor, StAdv, ReColor, each at its published levels",
+    "corruptions": "the 19 common corruptions at five severities (Hendrycks and Dietterich 2019)",
 }
 
 THREATS = {

@@ -50,7 +50,7 @@ def close(actual: Tensor, expected: Tensor) -> None:
 
 
 @every_padding
-@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 9, 14), (3, 64, 64), (2, 1, 5)])
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 9, 14), (3, 64, 64), (2, 5, 8)])
 def test_no_rotation_and_no_translation_give_the_image(shape, padding):
     x = random_images(2, *shape, seed=1, dtype=torch.float64)
     close(moved(x, padding=padding), x)
@@ -121,7 +121,7 @@ def brute_force(attack: SpatialGrid, model: nn.Module, x: Tensor, y: Tensor) -> 
     return torch.stack([Margin().of(part, y, y) for part in logits])
 
 
-@pytest.mark.parametrize("radius", [5.0, 30.0, 90.0])
+@pytest.mark.parametrize("radius", [2.0, 5.0, 10.0])
 def test_the_grid_is_as_strong_as_the_strongest_of_its_members(radius):
     model = network(classes=4).double().eval()
     x = random_images(40, 3, 8, 8, seed=8, dtype=torch.float64)
@@ -167,15 +167,15 @@ class Recorded(nn.Module):
 
 def test_an_image_that_never_breaks_is_tried_everywhere_in_batches_no_larger_than_given():
     x = torch.cat((torch.ones(7, 1, 8, 8), torch.full((3, 1, 8, 8), 0.3)))
-    model = Recorded(threshold=0.4)
-    y = (x.flatten(1).mean(1) > 0.4).long()
+    model = Recorded(threshold=0.95)
+    y = (x.flatten(1).mean(1) > 0.95).long()
     x_adv = SpatialGrid(radius=30.0)(model, x, y)
     # The zeros that enter darken the white ones at once: the three others have the batch alone.
     assert model.sizes[0] == 10
     assert max(model.sizes) <= 10
-    assert sum(model.sizes[1:]) >= 3 * 774
+    assert sum(model.sizes[1:]) == 3 * 774
     assert len(model.sizes) <= 775 / 3 + 2
-    assert (x_adv[7:].flatten(1).mean(1) < 0.4).all()
+    assert (x_adv[:7].flatten(1).mean(1) < 0.95).all()
 
 
 def test_an_image_that_is_wrong_at_first_costs_one_pass():
@@ -222,9 +222,9 @@ def trained() -> tuple[nn.Module, Tensor, Tensor]:
     """A small network fitted to the digits, and 60 test images that it gets right."""
     data = digits()
     x, y = data.train.floats(), data.train.labels
-    model = build("small_cnn", classes=10, channels=1, widths=(8, 16), seed=0)
+    model = build("small_cnn", classes=10, channels=1, widths=(4, 8), seed=0)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
-    for _ in range(40):
+    for _ in range(25):
         optimizer.zero_grad()
         F.cross_entropy(model(x), y).backward()
         optimizer.step()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from linear_oracles import HalfSpace, network
 from multirobust.attacks import PGD, Attack, Restarts
-from multirobust.config import AttackConfig
+from multirobust.config import AttackConfig, EvaluationConfig
 from multirobust.data import Split
 from multirobust.errors import InputError
 from multirobust.evaluation import (
@@ -19,10 +20,11 @@ from multirobust.evaluation import (
     Suite,
     build_suite,
     check_model,
-    evaluate_suite,
 )
+from multirobust.evaluation import evaluate_suite as evaluate_and_audit
 from multirobust.threats import L1, L2, Linf, Threat
 
+evaluate_suite = partial(evaluate_and_audit, audit=False)  # tested in test_audit.py
 BALLS = (Linf(0.06), L2(0.25), L1(0.8, density=0.05))
 
 
@@ -80,10 +82,9 @@ def test_a_wrong_clean_prediction_is_broken_by_every_attack_at_distance_zero():
 
 @dataclass(frozen=True)
 class Fails(Attack):
-    """Does as another attack does, but for the batches that it is told to fail on."""
+    """Does as another attack does, but raises where an image of the batch has a bright pixel."""
 
     inner: PGD
-    failing: frozenset[int]
     error: type[BaseException] = RuntimeError
     calls: list[int] = field(default_factory=list, compare=False)
 
@@ -93,29 +94,39 @@ class Fails(Attack):
 
     def __call__(self, model, x, y, *, generator=None):
         self.calls.append(len(x))
-        if len(self.calls) - 1 in self.failing:
+        if (x[:, 0, 0, 0] > 0.9).any():
             raise self.error("no luck")
         return self.inner(model, x, y, generator=generator)
 
 
-def test_a_batch_whose_attack_raises_is_an_error_and_the_others_are_not():
+def test_an_image_whose_attack_raises_is_an_error_and_the_others_are_not():
     model, split = half_space(), images()
-    attack = Fails(strong(BALLS[0]), frozenset({1}))
+    attack = Fails(strong(BALLS[0]))
     lines: list[str] = []
     outcomes = evaluate_suite(model, split, suite_of(attack), batch_size=10, report=lines.append)
     whole = evaluate_suite(model, split, suite_of(attack.inner), batch_size=10)
     right = outcomes.predictions == outcomes.labels
-    batch = np.arange(len(split)) // 10 == 1
+    bad = bright(split) & right
+    assert 0 < bad.sum() < 8
     column, expected = outcomes.columns[0].states, whole.columns[0].states
-    assert (column[batch & right] == State.ERROR).all()
-    np.testing.assert_array_equal(column[~batch | ~right], expected[~batch | ~right])
+    np.testing.assert_array_equal(column == State.ERROR, bad)
+    np.testing.assert_array_equal(column[~bad], expected[~bad])
     assert outcomes.manifest["errors"] == {"a0": ["RuntimeError: no luck"]}
-    assert "ended in errors, such as RuntimeError: no luck" in lines[0]
+    assert "ended in errors, such as RuntimeError: no luck" in lines[-1]
     union, known = outcomes.union(), whole.union()
-    failed = (batch & right).sum() / len(split)
     assert union.high - union.low > known.high - known.low
-    surely, maybe = (column == State.SURVIVED).mean(), (column != State.BROKEN).mean()
-    assert maybe - surely == pytest.approx(failed)
+    assert union.range_high - union.range_low == pytest.approx(bad.sum() / len(split))
+
+
+def test_an_attack_that_always_raises_is_not_tried_on_every_image():
+    model, split = half_space(), Split(torch.full((300, 1, 4, 4), 255, dtype=torch.uint8), LABELS)
+    attack = Fails(weak())
+    outcomes = evaluate_suite(model, split, suite_of(attack))
+    assert (outcomes.columns[0].states[outcomes.predictions == LABELS.numpy()] == 2).all()
+    assert 8 <= len(attack.calls) <= 30
+
+
+LABELS = torch.arange(300) % 2
 
 
 class Clouded(nn.Module):
@@ -155,12 +166,12 @@ def test_images_that_a_model_answers_with_nan_are_errors():
     assert outcomes.clean().high > outcomes.clean().low
 
 
-def test_a_batch_that_a_model_raises_on_is_an_error():
+def test_an_image_that_a_model_raises_on_is_an_error():
     split = darkened_start()
     outcomes = evaluate_suite(
         Clouded(raises=True).eval(), split, suite_of(weak(random_start=False)), batch_size=5
     )
-    bad = np.repeat(bright(split).reshape(-1, 5).any(axis=1), 5)
+    bad = bright(split)
     np.testing.assert_array_equal(outcomes.predictions == -1, bad)
     assert (outcomes.columns[0].states[bad] == State.ERROR).all()
     assert outcomes.manifest["errors"]["clean"] == ["RuntimeError: too bright"]
@@ -185,12 +196,12 @@ class Leaves(Attack):
     ("change", "why"),
     [
         (lambda x: 1 - x, "images outside the ball"),
-        (lambda x: x + 0.05, "images outside the ball or the pixel box"),
-        (lambda x: x * torch.nan, "images outside the ball"),
-        (lambda x: x + torch.inf, "images outside the ball"),
+        (lambda x: x + 0.05, "images outside the pixel box"),
+        (lambda x: x * torch.nan, "no image: the attack found none to start from, or NaN"),
+        (lambda x: x + torch.inf, "no image"),
         (lambda x: x[:, :, :2], "images of shape"),
-        (lambda x: x[:1], "images of shape"),
-        (lambda x: None, "AttributeError"),
+        (lambda x: x[:0], "images of shape"),
+        (lambda x: None, "TypeError"),
     ],
     ids=["ball", "box", "nan", "inf", "shape", "batch", "none"],
 )
@@ -209,7 +220,7 @@ Y = torch.tensor([0, 1, 0, 1, 0, 1])
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
 def test_a_request_to_stop_is_not_taken_for_a_failed_attack(error):
-    attack = Fails(weak(), frozenset({0}), error)
+    attack = Fails(weak(), error)
     with pytest.raises(error):
         evaluate_suite(half_space(), images(), suite_of(attack))
 
@@ -261,7 +272,7 @@ def test_passes_are_counted_for_each_image():
 def test_the_model_comes_back_as_it_was():
     model, split = network(1).eval(), images(12, size=8, classes=4)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    evaluate_suite(model, split, suite_of(weak(), Fails(weak(BALLS[1]), frozenset({0}))))
+    evaluate_suite(model, split, suite_of(weak(), Fails(weak(BALLS[1]))))
     assert not any(part.training for part in model.modules())
     assert all(p.requires_grad and p.grad is None for p in model.parameters())
     assert not model._forward_hooks
@@ -282,7 +293,7 @@ def test_the_manifest_says_where_the_numbers_come_from():
 
 def test_a_suite_by_name_runs_its_three_attacks():
     threats = {ball.norm: ball for ball in BALLS}
-    suite = build_suite("quick", threats, AttackConfig())
+    suite = build_suite("quick", threats, EvaluationConfig(attack=AttackConfig()))
     outcomes = evaluate_suite(half_space(), images(6), suite)
     assert outcomes.threats == ("linf", "l2", "l1")
     assert outcomes.union().value <= min(outcomes.worst(t).value for t in outcomes.threats)
@@ -310,11 +321,9 @@ def constant(*logits: float):
         (Answers(lambda x: x).eval(), r"logits of shape \(b, classes\), got \(8, 1, 4, 4\)"),
         (Answers(lambda x: None).eval(), r"logits of shape \(b, classes\), got NoneType"),
         (Answers(lambda x: x.flatten(1)[:4]).eval(), r"got \(4, 16\) for \(8, 1, 4, 4\)"),
-        (Answers(constant(0.25, 0.75)).eval(), "got rows of probabilities .* drop the final"),
         (Answers(constant(1.0)).eval(), "one logit for each class, got 1 logits .* at least 2"),
         (Answers(constant(torch.nan, 1.0)).eval(), None),
         (Answers(constant(torch.nan, torch.nan)).eval(), "must return finite logits"),
-        (Answers(constant(3.0, 1.0)), "must be in evaluation mode, but the model is in training"),
         (
             nn.Sequential(nn.Flatten(), nn.Dropout(), nn.Linear(16, 2).eval()).eval(),
             None,
@@ -330,6 +339,18 @@ def test_what_is_no_classifier_of_these_images_is_one_clear_error(model, told):
         return
     with pytest.raises(InputError, match=told):
         evaluate_suite(model, images(), suite_of(weak()))
+
+
+@pytest.mark.parametrize(
+    ("model", "told"),
+    [
+        (Answers(constant(0.25, 0.75)).eval(), "got rows of probabilities .* drop the final"),
+        (Answers(constant(3.0, 1.0)), "must be in evaluation mode, but the model is in training"),
+    ],
+)
+def test_a_model_that_is_not_ready_for_use_is_an_error_to_training(model, told):
+    with pytest.raises(InputError, match=told):
+        check_model(model, images())
 
 
 def test_a_part_in_training_mode_is_named():

@@ -184,7 +184,8 @@ ZERO = np.zeros(2, np.int64)
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: column("a", "linf", [0, 3]), "survived.*got 3"),
+        (lambda: column("a", "linf", [0, 4]), "survived.*got 4"),
+        (lambda: outcomes([column("a", "linf", [0, 3])]), "skipped by an attack though none broke"),
         (lambda: column("a", "linf", [0, 257]), "whole numbers in range"),
         (lambda: column("a", "linf", [0, -1]), "whole numbers in range"),
         (lambda: column("a", "linf", [0.5, 0]), "whole numbers"),

@@ -4,19 +4,20 @@ import pytest
 
 from multirobust import catalog
 from multirobust.attacks import PGD, Margin, Restarts, WorstCase
-from multirobust.config import AttackConfig, NormAttack
+from multirobust.config import AttackConfig, EvaluationConfig, NormAttack
 from multirobust.errors import InputError
 from multirobust.evaluation import SUITES, NamedAttack, Suite, build_suite
 from multirobust.threats import L2, Linf, threats_for
 
 THREATS = threats_for("digits")
-CONFIG = AttackConfig(
+ATTACK = AttackConfig(
     linf=NormAttack(steps=3, step_size=0.1),
     l2=NormAttack(steps=4, step_size=0.2),
     l1=NormAttack(steps=5, step_size=0.3),
     restarts=2,
     keep="best",
 )
+CONFIG = EvaluationConfig(attack=ATTACK)
 
 
 def pgd(threat) -> PGD:
@@ -32,8 +33,8 @@ def test_quick_is_restarted_pgd_in_every_norm_chosen_by_whether_it_fools():
     assert suite.name == "quick"
     assert [named.name for named in suite.attacks] == ["pgd_linf", "pgd_l2", "pgd_l1"]
     for named in suite.attacks:
-        norm = named.threat.norm
-        schedule = getattr(CONFIG, norm)
+        norm = named.threat_name
+        schedule = getattr(ATTACK, norm)
         expected = PGD(
             threat=THREATS[norm], steps=schedule.steps, step_size=schedule.step_size, keep="best"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, final
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from multirobust.attacks.fab import step_to_hyperplane
-from multirobust.attacks.minimum_norm import Finished, MinimumNorm, Queries
+from multirobust.attacks.minimum_norm import Finished, MinimumNorm, Queries, no_gradient
 from multirobust.attacks.objectives import Margin
 from multirobust.errors import InputError
 from multirobust.threats.projection import project_l1, project_l2, project_linf
@@ -32,21 +33,24 @@ class BrendelBethge(MinimumNorm):
     the current one.) Every step is one forward-backward pass.
 
     The defaults are those of foolbox 3.3.4, as the paper's code uses them. There the radius of the
-    trust region grows with the size of the batch; here it is that of a batch of one image.
+    trust region is 1e-3 times the pixels of the whole batch, so that it grows with the batch. Here
+    it is `reach` times the square root of the pixels of an image, which for one color image of
+    32 x 32 pixels is the same, and which does for small images what it does for those.
 
-    It starts from an adversarial image of any distance. Tried in turn for each image: other images
-    of the batch, uniform noise, noise of black and white pixels, its negative, and gray levels. An
-    image without one comes back as NaN.
+    It starts from an adversarial image of any distance. Tried in turn for each image: the images of
+    other classes in the batch, nearest first, uniform noise, noise of black and white pixels, its
+    negative, and gray levels. An image without one comes back as NaN.
 
     Args:
         threat: Linf, L2 or L1.
         steps: Number of steps, at least 1.
-        lr: Radius of the trust region at first, for each pixel, in l2.
+        reach: Radius of the trust region at first, as root mean square over the pixels.
         decay: What that is multiplied by, twenty times in all.
         momentum: Weight of the past in the average of the gradients, in [0, 1).
         overshoot: How far a step goes beyond the plane, 1 is up to it; in [1, 2).
         bisections: Queries to find the boundary between the start and x.
-        starts: How often each kind of random start is drawn, at least 1.
+        starts: How many other images, and how many draws of each kind of noise, are tried as a
+            start, at least 1.
 
     References: Brendel, Rauber, Kümmerer, Ustyuzhaninov and Bethge, Accurate, reliable and fast
     robustness evaluation, NeurIPS 2019. Settings: Rauber et al., foolbox 3.3.4.
@@ -55,7 +59,7 @@ class BrendelBethge(MinimumNorm):
     norms: ClassVar[tuple[str, ...]] = ("linf", "l2", "l1")
 
     steps: int = 1000
-    lr: float = 1e-3
+    reach: float = 0.0554
     decay: float = 0.5
     momentum: float = 0.8
     overshoot: float = 1.1
@@ -66,7 +70,7 @@ class BrendelBethge(MinimumNorm):
         super().__post_init__()
         rules = {
             "steps": (self.steps >= 1, "at least 1; the paper uses 1000"),
-            "lr": (0 < self.lr < float("inf"), "positive and finite; the paper uses 1e-3"),
+            "reach": (0 < self.reach < math.inf, "positive and finite; the paper uses 0.0554"),
             "decay": (0 < self.decay <= 1, "in (0, 1]; the paper uses 0.5"),
             "momentum": (0 <= self.momentum < 1, "in [0, 1); the paper uses 0.8"),
             "overshoot": (1 <= self.overshoot < 2, "in [1, 2); the paper uses 1.1"),
@@ -129,7 +133,7 @@ class BrendelBethge(MinimumNorm):
     def _step(self, x: Images, point: Images, normal: Images, value: Tensor, step: int) -> Images:
         """Return the next point of each image, for the plane value + normal (z - point) = 0."""
         decays = step // max(1, self.steps // _DECAYS)
-        radius = self.lr * x[0].numel() * self.decay**decays
+        radius = self.reach * math.sqrt(x[0].numel()) * self.decay**decays
         clean, z, normal = x.flatten(1), point.flatten(1), normal.flatten(1)
         peak = normal.abs().amax(1, keepdim=True)
         normal = normal / torch.where(peak > 0, peak, 1)
@@ -159,12 +163,18 @@ def _within(near: Tensor, far: Tensor, radius: float) -> Tensor:
 
 
 def _plane(queries: Queries, points: Images, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the margin of the best wrong class at the points, and its gradient."""
+    """Return the margin of the best wrong class at the points, and its gradient.
+
+    Raises:
+        InputError: If no gradient leads from the logits to the points.
+    """
     with torch.enable_grad():
         points = points.detach().requires_grad_()
         y = queries.y[rows]
         margin = Margin().of(queries.ask(points, rows), y, y)
-        (gradient,) = torch.autograd.grad(margin.sum(), points)
+        (gradient,) = torch.autograd.grad(margin.sum(), points, allow_unused=True)
+    if gradient is None:
+        raise no_gradient()
     return margin.detach().to(points), gradient
 
 
@@ -184,10 +194,10 @@ def _candidates(queries: Queries, times: int, generator: torch.Generator) -> Ite
     """Yield what may be adversarial, one image for each image of the batch at a time."""
     x, y = queries.x, queries.y
     draw = {"generator": generator, "dtype": x.dtype, "device": x.device}
-    for _ in range(min(times, len(x) - 1)):
-        # another image of the batch, of another class where there is one
-        other = (y[:, None] != y).to(x) + 1e-6
-        yield x[torch.multinomial(other, 1, generator=generator).squeeze(1)]
+    apart = torch.cdist(x.flatten(1), x.flatten(1)) + _HUGE * (y[:, None] == y)
+    nearest = apart.argsort(dim=1)
+    for rank in range(min(times, len(x) - 1)):
+        yield x[nearest[:, rank]]
     for _ in range(times):
         yield torch.rand(x.shape, **draw)
     for _ in range(times):
@@ -199,5 +209,8 @@ def _candidates(queries: Queries, times: int, generator: torch.Generator) -> Ite
 
 _DECAYS = 20
 """How often the trust region shrinks."""
+
+_HUGE = 1e30
+"""Puts the images of the same class behind all others."""
 
 _PROJECTIONS = {"linf": project_linf, "l2": project_l2, "l1": project_l1}

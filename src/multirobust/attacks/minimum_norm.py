@@ -16,7 +16,7 @@ from multirobust.threats import Threat
 from multirobust.threats.projection import work_dtype
 from multirobust.types import Images, Labels
 
-__all__ = ["Finished", "MinimumNorm", "Queries"]
+__all__ = ["Finished", "MinimumNorm", "Queries", "no_gradient"]
 
 
 class Finished(Exception):
@@ -78,10 +78,7 @@ class Queries(nn.Module):
             points.register_hook(lambda g: g.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0))
         logits = at_least_float32(self.model(points))
         if points.requires_grad and not logits.requires_grad:
-            raise InputError(
-                "model: its logits must depend differentiably on x, and no gradient leads back to "
-                "the images; remove what detaches, rounds or disables gradients inside the model."
-            )
+            raise no_gradient()
         self._remember(points.detach(), logits.detach(), rows)
         return logits.nan_to_num(nan=0.0, posinf=_HUGE, neginf=-_HUGE)
 
@@ -198,6 +195,14 @@ class MinimumNorm(Attack, abc.ABC):
             except Finished:
                 pass
         return queries
+
+
+def no_gradient() -> InputError:
+    """Word the error of a model through which no gradient passes: it would look robust."""
+    return InputError(
+        "model: its logits must depend differentiably on x, and no gradient leads back to the "
+        "images; remove what detaches, rounds or disables gradients inside the model."
+    )
 
 
 _HUGE = 1e30

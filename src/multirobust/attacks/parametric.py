@@ -101,7 +101,9 @@ class ParametricAttack(Attack, abc.ABC):
                 best = torch.where(better[:, None, None, None], x_adv.detach(), best)
                 best_margin = torch.where(better, found, best_margin)
                 if not last:
-                    gradients = _gradients(loss(logits).sum(), leaves)
+                    with torch.enable_grad():
+                        total = loss(logits).sum()
+                    gradients = _gradients(total, leaves)
                     parameters = self.ascend(parameters, gradients, step)
         return best
 

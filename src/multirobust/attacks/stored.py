@@ -29,7 +29,7 @@ class StoredImages(Attack):
     are.
 
     Args:
-        threat: What was done to the images, such as `Transformation("fog", 3)`.
+        threat: What was done to the images, such as `Transformation("fog", 3.0)`.
         images: Pixels in 0..255, uint8, shape (n, c, h, w).
         digest: Of shape and pixels; computed.
 

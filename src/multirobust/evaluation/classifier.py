@@ -21,13 +21,14 @@ def check_model(model: nn.Module, split: Split) -> None:
         model: Maps images in [0, 1] to logits.
         split: The images it is to classify.
     """
-    logits = check_classifier(model, split)
-    training = [name or "the model" for name, part in model.named_modules() if part.training]
+    parts = model.named_modules() if isinstance(model, nn.Module) else ()
+    training = [name or "the model" for name, part in parts if part.training]
     if training:
         raise InputError(
             f"model must be in evaluation mode, but {training[0]} is in training mode; call "
             "model.eval() first, so that BatchNorm and dropout behave as in use."
         )
+    logits = check_classifier(model, split)
     sums = logits.float().sum(dim=1)
     if logits.min() >= 0 and logits.max() <= 1 and (sums - 1).abs().max() < 1e-3:
         raise InputError(

@@ -43,6 +43,7 @@ def evaluate_suite(
     manifest: dict[str, Any] | None = None,
     partial: Path | None = None,
     images: Path | None = None,
+    audit: bool = True,
     strict: bool = False,
     report: Callable[[str], None] = lambda line: None,
     display: EvaluationDisplay | None = None,
@@ -51,9 +52,7 @@ def evaluate_suite(
 
     Where a model or an attack raises, a prediction is NaN, or an adversarial image lies outside its
     ball, the images it concerns are recorded as `State.ERROR`, neither robust nor broken, and the
-    manifest says why under "errors". Where memory runs out the batch is halved. What makes a robust
-    accuracy meaningless is looked for before and after the attacks (see `audit_model`) and kept in
-    the manifest under "audit".
+    manifest says why under "errors". Where memory runs out the batch is halved.
 
     Args:
         model: Maps images in [0, 1] to logits.
@@ -74,6 +73,8 @@ def evaluate_suite(
         partial: Folder for what is done so far, removed at the end. Killed at any point, the same
             call goes on there and gives the same outcomes.
         images: Folder for the adversarial images that broke the model, one file an attack.
+        audit: Look for what makes a robust accuracy meaningless, before and after the attacks; see
+            `audit_model`. The findings are reported and kept in the manifest under "audit".
         strict: Make every finding of the audit an error.
         report: Receives one line for each finding, and when an attack is done.
         display: Shows progress.
@@ -94,39 +95,31 @@ def evaluate_suite(
     split = split.first(min(limit, len(split))) if limit is not None else split
     shard, device = shard or Shard(), torch.device(device or device_of(model))
     blocks = blocks_of(len(split), block_size, shard)
-    balls = {named.threat_name: named.threat for named in suite.attacks}
-    found = audit_model(
-        model,
-        split,
-        seed=seed,
-        threats={name: ball for name, ball in balls.items() if isinstance(ball, Threat)},
-        device=device,
-    )
-    audit = _told(found, strict, report)
+    found = _audited(model, split, suite, seed, device) if audit else ()
+    findings = _told(found, strict, report)
     facts = {
         "suite": suite.name,
         "mode": mode,
         "seed": seed,
-        "images": len(split),
         "shard": str(shard),
         "batch_size": batch_size,
         "block_size": block_size,
-        "split_digest": _digest(split.images, split.labels),
-        "model_digest": _digest(*model.state_dict().values()),
+        **_facts_of(model, split),
     }
     identity = facts | {
         "attacks": [[named.name, repr(named.attack)] for named in suite.attacks],
         "keep_images": images is not None,
     }
+    runner = Runner(
+        model,
+        device=device,
+        batch_size=batch_size,
+        seed=seed,
+        keep_images=images is not None,
+        report=report,
+    )
     run = SuiteRun(
-        Runner(
-            model,
-            device=device,
-            batch_size=batch_size,
-            seed=seed,
-            keep_images=images is not None,
-            report=report,
-        ),
+        runner,
         split,
         blocks,
         mode=mode,
@@ -141,9 +134,18 @@ def evaluate_suite(
         columns=tuple(columns),
         manifest=facts | {"errors": run.errors} | provenance(device) | (manifest or {}),
     )
-    outcomes.manifest["audit"] = audit + _told(audit_outcomes(outcomes), strict, report)
+    found = audit_outcomes(outcomes) if audit else ()
+    outcomes.manifest["audit"] = findings + _told(found, strict, report)
     run.partial.clear()
     return outcomes
+
+
+def _audited(
+    model: nn.Module, split: Split, suite: Suite, seed: int, device: torch.device
+) -> tuple[Finding, ...]:
+    balls = {named.threat_name: named.threat for named in suite.attacks}
+    norms = {name: ball for name, ball in balls.items() if isinstance(ball, Threat)}
+    return audit_model(model, split, seed=seed, threats=norms, device=device)
 
 
 def _columns(
@@ -157,6 +159,16 @@ def _columns(
         columns.append(column)
         report(_summary(column, run.errors.get(named.name, [])))
     return columns
+
+
+def _facts_of(model: nn.Module, split: Split) -> dict[str, Any]:
+    """Return what identifies a model and the images that it is attacked on."""
+    return {
+        "images": len(split),
+        "shape": list(split.images.shape[1:]),
+        "split_digest": _digest(split.images, split.labels),
+        "model_digest": _digest(*model.state_dict().values()),
+    }
 
 
 def _told(

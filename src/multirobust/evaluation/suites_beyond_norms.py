@@ -40,9 +40,12 @@ def spatial(severities: Sequence[int] | None = None) -> Suite:
 
     References: Engstrom et al., ICML 2019.
     """
+    levels = _levels("spatial", SpatialGrid.severities, severities or (PUBLISHED_SPATIAL,))
     attacks = [
         NamedAttack(f"{name}_{level}", make(radius=radius), f"spatial@{level}")
-        for level, radius in _levels("spatial", SpatialGrid.severities, severities or (PUBLISHED_SPATIAL,))
+        for level, radius in _levels(
+            "spatial", SpatialGrid.severities, severities or (PUBLISHED_SPATIAL,)
+        )
         for name, make in (
             ("spatial_random", SpatialRandom),
             ("spatial_gradient", SpatialGradient),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -10,7 +11,6 @@ from typing import Any
 from multirobust import data as datasets
 from multirobust import training
 from multirobust.config import Recipe, load_recipe
-from multirobust.data import Split
 from multirobust.errors import DataError, InputError
 from multirobust.evaluation import EvaluationDisplay, Outcomes, Shard, load
 from multirobust.experiment.pipeline import evaluate_and_save
@@ -68,15 +68,10 @@ def evaluate_external(
         DataError: If images are missing or damaged.
         RunError: If the folder cannot be written.
     """
-    split = datasets.load_split(data, folder=data_folder)
-    recipe = _recipe(split, overrides)
-    classifier = load_external(
-        model,
-        weights=weights,
-        classes=int(split.labels.max()) + 1,
-        channels=split.images.shape[1],
-        options=options,
-    )
+    recipe = _recipe(data, overrides)
+    limit = recipe.evaluation.limit
+    split = datasets.load_split(data, folder=data_folder or recipe.data.folder, limit=limit)
+    classifier = load_external(model, weights=weights, options=options)
     name, shard = name or _short(model), shard or Shard()
     folder = output or Path("evaluations") / f"{name}-{recipe.evaluation.suite}"
     if shard.of > 1 and output is None:
@@ -89,6 +84,7 @@ def evaluate_external(
         "weights_file": weights,
         "options": dict(options or {}),
         "data": data,
+        "pixels": hashlib.sha256(split.images.numpy().tobytes()).hexdigest(),
         "evaluation": {
             **recipe.evaluation.model_dump(mode="json"),
             **recipe.threats.model_dump(mode="json"),
@@ -118,9 +114,9 @@ def evaluate_external(
     return outcomes, folder
 
 
-def _recipe(split: Split, overrides: Sequence[str]) -> Recipe:
-    if split.source:
-        return load_recipe(split.source, overrides)
+def _recipe(data: str, overrides: Sequence[str]) -> Recipe:
+    if data in datasets.DATASETS:
+        return load_recipe(data, overrides)
     if not any(override.startswith("threats.") for override in overrides):
         raise InputError(
             "data: the radii for images of your own are not known; give a preset with --threats "
@@ -147,10 +143,12 @@ def _known(folder: Path, manifest: Mapping[str, Any], save_images: bool) -> Outc
         known = load(folder)
     except DataError:
         return None
-    if any(known.manifest.get(key) != manifest[key] for key in ("name", "weights", "data")):
+    facts = ("name", "model", "options", "weights", "data", "pixels")
+    if any(known.manifest.get(key) != manifest[key] for key in facts):
         raise InputError(
-            f"output: {folder} holds the evaluation of {known.manifest.get('name')!r} on "
-            f"{known.manifest.get('data')!r} with other weights or data; choose another --output."
+            f"output: {folder} holds the evaluation of {known.manifest.get('model')!r} on "
+            f"{known.manifest.get('data')!r}, of other weights, options or images than now; choose "
+            "another --output, or remove it."
         )
     same = known.manifest.get("evaluation") == manifest["evaluation"]
     return known if same and (not save_images or (folder / "adversarial").is_dir()) else None

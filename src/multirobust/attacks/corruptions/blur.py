@@ -7,7 +7,7 @@ import functools
 import numpy as np
 from scipy import ndimage
 
-from multirobust.attacks.corruptions.operation import Array, Operation
+from multirobust.attacks.corruptions.operation import Array, Number, Operation
 
 __all__ = [
     "OPERATIONS",
@@ -22,13 +22,13 @@ __all__ = [
 ]
 
 
-def blurred(image: Array, sigma: float) -> Array:
+def blurred(image: Array, sigma: Number) -> Array:
     """Return the image (h, w, c) after a normal blur within channels; the border is repeated."""
     return ndimage.gaussian_filter(image, (sigma, sigma, 0), mode="nearest", truncate=4)
 
 
 @functools.cache
-def disk(radius: float, alias_blur: float) -> Array:
+def disk(radius: Number, alias_blur: Number) -> Array:
     """Return a disk that sums to 1, then softened by a small normal blur of std `alias_blur`.
 
     In float32, as published. The grid of 17 x 17, or of the disk if that is larger, is mirrored at
@@ -46,13 +46,13 @@ def disk(radius: float, alias_blur: float) -> Array:
     return kernel[reach - used : reach + used + 1, reach - used : reach + used + 1]
 
 
-def defocus_blur(image: Array, setting: tuple[float, float], rng: np.random.Generator) -> Array:
+def defocus_blur(image: Array, setting: tuple[Number, Number], rng: np.random.Generator) -> Array:
     """Average over a disk; the setting is its radius and the std that softens its rim."""
     kernel = disk(*setting)[:, :, None]
     return ndimage.correlate(image / 255.0, kernel, mode="mirror") * 255
 
 
-def glass_blur(image: Array, setting: tuple[float, int, int], rng: np.random.Generator) -> Array:
+def glass_blur(image: Array, setting: tuple[Number, int, int], rng: np.random.Generator) -> Array:
     """Blur, replace pixels by random neighbors one after the other, and blur again.
 
     The published code means to swap two pixels, but as it assigns through views it copies one over
@@ -76,7 +76,7 @@ def glass_blur(image: Array, setting: tuple[float, int, int], rng: np.random.Gen
     return blurred(moved / 255.0, sigma) * 255
 
 
-def trail(image: Array, radius: float, sigma: float, angle: float) -> Array:
+def trail(image: Array, radius: Number, sigma: Number, angle: Number) -> Array:
     """Average along a ray, with the right half of a normal density as weights.
 
     The samples are whole pixels along the ray, and beyond the border the outermost pixel: this is
@@ -102,13 +102,13 @@ def trail(image: Array, radius: float, sigma: float, angle: float) -> Array:
     return total
 
 
-def motion_blur(image: Array, setting: tuple[float, float], rng: np.random.Generator) -> Array:
+def motion_blur(image: Array, setting: tuple[Number, Number], rng: np.random.Generator) -> Array:
     """Blur along a ray within 45 degrees of the horizontal; the setting is radius and std."""
     return np.rint(trail(image, *setting, angle=rng.uniform(-45, 45)))
 
 
 @functools.lru_cache(maxsize=512)
-def _zoom_matrix(side: int, factor: float) -> Array:
+def _zoom_matrix(side: int, factor: Number) -> Array:
     """Return the matrix that magnifies the middle of a line of `side` pixels to `side` pixels."""
     kept = int(np.ceil(side / factor))
     start = (side - kept) // 2
@@ -117,13 +117,13 @@ def _zoom_matrix(side: int, factor: float) -> Array:
     return zoomed[trim : trim + side]
 
 
-def clipped_zoom(image: Array, factor: float) -> Array:
+def clipped_zoom(image: Array, factor: Number) -> Array:
     """Return the middle of an image (h, w, c), magnified linearly to its old size."""
     rows, columns = (_zoom_matrix(side, float(factor)) for side in image.shape[:2])
     return np.einsum("ij,jkc,lk->ilc", rows, image, columns, optimize=True)
 
 
-def zoom_blur(image: Array, setting: tuple[float, float], rng: np.random.Generator) -> Array:
+def zoom_blur(image: Array, setting: tuple[Number, Number], rng: np.random.Generator) -> Array:
     """Average the image and its magnifications; the setting is their upper end and step."""
     x = image / 255.0
     factors = np.arange(1, *setting)

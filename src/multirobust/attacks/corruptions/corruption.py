@@ -117,7 +117,7 @@ class Corruption(Attack):
     @property
     def threats(self) -> tuple[Transformation, ...]:
         """The transformation of this name, whose radius is the severity."""
-        return (Transformation(self.name, self.severity),)
+        return (Transformation(self.name, float(self.severity)),)
 
     def __call__(
         self,

@@ -8,12 +8,12 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from multirobust.attacks.corruptions.operation import Array, Operation
+from multirobust.attacks.corruptions.operation import Array, Number, Operation
 
 __all__ = ["OPERATIONS", "contrast", "elastic_transform", "jpeg_compression", "pixelate"]
 
 
-def contrast(image: Array, kept: float, rng: np.random.Generator) -> Array:
+def contrast(image: Array, kept: Number, rng: np.random.Generator) -> Array:
     """Scale the distance of every pixel from the mean of its channel."""
     x = image / 255.0
     means = x.mean(axis=(0, 1), keepdims=True)
@@ -21,7 +21,7 @@ def contrast(image: Array, kept: float, rng: np.random.Generator) -> Array:
 
 
 def elastic_transform(
-    image: Array, setting: tuple[float, float, float], rng: np.random.Generator
+    image: Array, setting: tuple[Number, Number, Number], rng: np.random.Generator
 ) -> Array:
     """Apply a random affine map, then move every pixel by a smooth random field.
 
@@ -70,7 +70,7 @@ def jpeg_compression(image: Array, quality: int, rng: np.random.Generator) -> Ar
         return np.asarray(opened).reshape(image.shape)
 
 
-def pixelate(image: Array, share: float, rng: np.random.Generator) -> Array:
+def pixelate(image: Array, share: Number, rng: np.random.Generator) -> Array:
     """Resize to this share of each side and back, both by boxes."""
     height, width = image.shape[:2]
     small = _pillow(image).resize((int(width * share), int(height * share)), Image.Resampling.BOX)

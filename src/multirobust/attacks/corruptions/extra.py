@@ -6,24 +6,24 @@ import numpy as np
 from skimage.color import hsv2rgb, rgb2hsv
 
 from multirobust.attacks.corruptions.blur import blurred
-from multirobust.attacks.corruptions.operation import Array, Operation
+from multirobust.attacks.corruptions.operation import Array, Number, Operation
 from multirobust.attacks.corruptions.spatter import spatter
 
 __all__ = ["OPERATIONS", "gaussian_blur", "saturate", "speckle_noise"]
 
 
-def speckle_noise(image: Array, scale: float, rng: np.random.Generator) -> Array:
+def speckle_noise(image: Array, scale: Number, rng: np.random.Generator) -> Array:
     """Add normal noise whose standard deviation is the pixel times `scale`."""
     x = image / 255.0
     return (x + x * rng.normal(scale=scale, size=x.shape)) * 255
 
 
-def gaussian_blur(image: Array, sigma: float, rng: np.random.Generator) -> Array:
+def gaussian_blur(image: Array, sigma: Number, rng: np.random.Generator) -> Array:
     """Blur with a normal density of this standard deviation, in pixels."""
     return blurred(image / 255.0, sigma) * 255
 
 
-def saturate(image: Array, setting: tuple[float, float], rng: np.random.Generator) -> Array:
+def saturate(image: Array, setting: tuple[Number, Number], rng: np.random.Generator) -> Array:
     """Multiply the saturation (HSV) and add to it; a gray image has none and stays as it is."""
     if image.shape[2] == 1:
         return image

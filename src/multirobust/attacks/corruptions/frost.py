@@ -10,7 +10,7 @@ from PIL import Image, UnidentifiedImageError
 from scipy import ndimage
 
 from multirobust.attacks.corruptions.blur import blurred, trail
-from multirobust.attacks.corruptions.operation import Array, gray
+from multirobust.attacks.corruptions.operation import Array, Number, gray
 from multirobust.errors import DataError
 
 __all__ = ["PHOTOGRAPHS", "crystals", "frost", "photograph"]
@@ -32,7 +32,7 @@ _LIGHT = 0.7
 
 def frost(
     image: Array,
-    setting: tuple[float, float, float],
+    setting: tuple[Number, Number, Number],
     rng: np.random.Generator,
     *,
     source: str,
@@ -88,7 +88,7 @@ def _standardized(field: Array) -> Array:
 
 
 @functools.lru_cache(maxsize=16)
-def photograph(path: Path, scale: float) -> Array:
+def photograph(path: Path, scale: Number) -> Array:
     """Return a photograph, uint8 (h, w, 3), resized by linear interpolation without smoothing.
 
     Raises:
@@ -116,7 +116,7 @@ def photograph(path: Path, scale: float) -> Array:
     return np.rint(np.stack(channels, axis=-1)).astype(np.uint8)
 
 
-def _part(path: Path, scale: float, height: int, width: int, rng: np.random.Generator) -> Array:
+def _part(path: Path, scale: Number, height: int, width: int, rng: np.random.Generator) -> Array:
     """Return a random part of a photograph of the size of the image."""
     ice = photograph(path, scale)
     room = ice.shape[0] - height, ice.shape[1] - width

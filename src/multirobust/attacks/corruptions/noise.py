@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import numpy as np
 
-from multirobust.attacks.corruptions.operation import Array, Operation
+from multirobust.attacks.corruptions.operation import Array, Number, Operation
 
 __all__ = ["OPERATIONS", "gaussian_noise", "impulse_noise", "shot_noise"]
 
 
-def gaussian_noise(image: Array, scale: float, rng: np.random.Generator) -> Array:
+def gaussian_noise(image: Array, scale: Number, rng: np.random.Generator) -> Array:
     """Add normal noise of this standard deviation, on the scale [0, 1]."""
     return (image / 255.0 + rng.normal(scale=scale, size=image.shape)) * 255
 
 
-def shot_noise(image: Array, photons: float, rng: np.random.Generator) -> Array:
+def shot_noise(image: Array, photons: Number, rng: np.random.Generator) -> Array:
     """Draw every pixel from a Poisson distribution whose mean is the pixel times `photons`."""
     return rng.poisson(image / 255.0 * photons) / photons * 255
 
 
-def impulse_noise(image: Array, amount: float, rng: np.random.Generator) -> Array:
+def impulse_noise(image: Array, amount: Number, rng: np.random.Generator) -> Array:
     """Set this share of the values, channel by channel, to 0 or 255 with equal chances."""
     hit = rng.random(image.shape) < amount
     salt = rng.random(image.shape) < 0.5

@@ -9,9 +9,10 @@ from typing import Any, TypeAlias, final
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Array", "Operation", "gray"]
+__all__ = ["Array", "Number", "Operation", "gray"]
 
 Array: TypeAlias = NDArray[Any]
+Number: TypeAlias = int | float
 
 _UP_TO = {"cifar": 45, "tiny": 119}
 """Longest side, in pixels, of the images that a table is for; halfway, as a ratio, to the next."""
@@ -45,7 +46,9 @@ class Operation:
             return self.cifar[severity - 1]
         return (self.tiny if side <= _UP_TO["tiny"] else self.imagenet)[severity - 1]
 
-    def __call__(self, image: Array, severity: int, rng: np.random.Generator, **options: Any):
+    def __call__(
+        self, image: Array, severity: int, rng: np.random.Generator, **options: Any
+    ) -> Array:
         """Return the corrupted image, uint8 (h, w, c): clipped, then fractions are dropped."""
         setting = self.setting(severity, side=max(image.shape[:2]))
         return np.clip(self.apply(image, setting, rng, **options), 0, 255).astype(np.uint8)

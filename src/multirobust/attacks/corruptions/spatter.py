@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from multirobust.attacks.corruptions.operation import Array, gray
+from multirobust.attacks.corruptions.operation import Array, Number, gray
 
 __all__ = ["distances", "edges", "equalized", "spatter"]
 
@@ -71,7 +71,7 @@ def _mean_of_nine(image: Array) -> Array:
     return ndimage.correlate(image.astype(np.float64), np.ones((3, 3)), mode="mirror") / 9
 
 
-def edges(image: Array, *, low: float, high: float) -> Array:
+def edges(image: Array, *, low: Number, high: Number) -> Array:
     """Return Canny's edges of a uint8 image (h, w), bool, without smoothing it first.
 
     Gradients are Sobel's and their size is |gx| + |gy|, as in the library that the published code

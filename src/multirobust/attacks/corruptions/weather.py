@@ -7,12 +7,12 @@ from skimage.color import hsv2rgb, rgb2hsv
 
 from multirobust.attacks.corruptions.blur import clipped_zoom, trail
 from multirobust.attacks.corruptions.frost import frost
-from multirobust.attacks.corruptions.operation import Array, Operation, gray
+from multirobust.attacks.corruptions.operation import Array, Number, Operation, gray
 
 __all__ = ["OPERATIONS", "brightness", "fog", "plasma", "snow"]
 
 
-def snow(image: Array, setting: tuple[float, ...], rng: np.random.Generator) -> Array:
+def snow(image: Array, setting: tuple[Number, ...], rng: np.random.Generator) -> Array:
     """Whiten the image, and add streaks of flakes and the same streaks turned by half.
 
     The setting is (mean and std of the noise that flakes come from, its magnification, the
@@ -28,7 +28,7 @@ def snow(image: Array, setting: tuple[float, ...], rng: np.random.Generator) -> 
     return (x + streaks + np.rot90(streaks, k=2)) * 255
 
 
-def plasma(side: int, decay: float, rng: np.random.Generator) -> Array:
+def plasma(side: int, decay: Number, rng: np.random.Generator) -> Array:
     """Return a cloud (side, side) from 0 to 1 by the diamond-square algorithm on a torus.
 
     Every midpoint is the mean of its four neighbors and a uniform offset, whose range falls with
@@ -55,7 +55,7 @@ def plasma(side: int, decay: float, rng: np.random.Generator) -> Array:
     return cloud / cloud.max()
 
 
-def fog(image: Array, setting: tuple[float, float], rng: np.random.Generator) -> Array:
+def fog(image: Array, setting: tuple[Number, Number], rng: np.random.Generator) -> Array:
     """Add a cloud and scale back to the brightest pixel; the setting is density and decay."""
     density, decay = setting
     height, width = image.shape[:2]
@@ -66,7 +66,7 @@ def fog(image: Array, setting: tuple[float, float], rng: np.random.Generator) ->
     return x * top / (top + density) * 255
 
 
-def brightness(image: Array, gain: float, rng: np.random.Generator) -> Array:
+def brightness(image: Array, gain: Number, rng: np.random.Generator) -> Array:
     """Add a constant to the value (HSV); a gray image is its own value."""
     if image.shape[2] == 1:
         return (image / 255.0 + gain) * 255

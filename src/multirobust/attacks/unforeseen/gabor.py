@@ -33,8 +33,8 @@ class Gabor(Unforeseen):
 
     The kernel of an image is a sum of 1 to 10 Gabor functions of random frequency, width and
     angle. The noise is sharpened to almost two values and scaled to [0, 1]; the statistics that do
-    so are constants to the gradient, as in the published code: through them it would vanish almost
-    everywhere. It is the same in all channels and only brightens.
+    so are constants to the gradient, as in the published code: with them, only pixels next to a
+    jump would count. The noise is the same in all channels and only brightens.
 
     The published code moves the weights of all pixels but the drawn ones; we take that for a slip
     (the later code of its authors moves the drawn ones) and keep the noise sparse.

@@ -20,6 +20,9 @@ BLACK_BOX = re.compile(r"square|salt.?and.?pepper|black.?box", re.IGNORECASE)
 DOUBT = 0.002
 """Share of the images that a black-box attack may break alone (that of the AutoAttack code)."""
 
+TOLERANCE = 1e-5
+"""Relative excess over a radius that counts as rounding, as for the attacks' own images."""
+
 ORDERS = {"linf": math.inf, "l2": 2.0, "l1": 1.0}
 """Threat to the order of its norm."""
 
@@ -120,13 +123,17 @@ def _nested(outcomes: Outcomes) -> Iterator[Finding]:
     known = [threat for threat in outcomes.threats if _norm(threat)]
     for found, held in permutations(known, 2):
         factor = _factor(_norm(found), _norm(held), outcomes.manifest.get("shape"))
+        if not np.isfinite(factor):
+            continue
+        if math.isinf(factor):
+            continue
         breaking = [column for column in outcomes.columns if column.threat == found]
         holding = [column for column in outcomes.columns if column.threat == held]
         radius = holding[0].radius
         within = np.any(
             [
                 (column.states == State.BROKEN)
-                & (column.distances.astype(np.float64) * factor <= radius)
+                & (column.distances.astype(np.float64) * factor <= radius * (1 + TOLERANCE))
                 for column in breaking
             ],
             axis=0,
