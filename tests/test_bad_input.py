@@ -129,8 +129,8 @@ class Softmaxed(nn.Module):
 def test_a_model_that_returns_probabilities_is_told_at_both_doors():
     with pytest.raises(InputError, match="rows of probabilities"):
         mr.train(Softmaxed(), data(), "sat", recipe=tiny_recipe())
-    with pytest.raises(InputError, match="rows of probabilities"):
-        mr.evaluate(Softmaxed().eval(), data(), recipe=tiny_recipe())
+    with pytest.raises(InputError, match="audit: probabilities"):
+        mr.evaluate(Softmaxed().eval(), data(), recipe=tiny_recipe(), strict=True)
 
 
 @pytest.mark.parametrize("radius", [0, -1, float("nan"), float("inf")])

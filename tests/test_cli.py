@@ -134,7 +134,7 @@ def test_every_error_of_the_package_is_its_message_and_a_code(multirobust, monke
     def fail(*arguments):
         raise kind(["what, why, way out"] if kind is errors.ConfigError else "what, why, way out")
 
-    monkeypatch.setattr(experiment, "find_runs", fail)
+    monkeypatch.setattr(experiment, "results_of", fail)
     answer = multirobust("compare", "x")
     assert answer.code == (2 if issubclass(kind, errors.InputError) else 1)
     assert answer.out == ""
@@ -142,7 +142,7 @@ def test_every_error_of_the_package_is_its_message_and_a_code(multirobust, monke
 
 
 def test_an_error_of_our_own_is_not_hidden(multirobust, monkeypatch):
-    monkeypatch.setattr(experiment, "find_runs", lambda paths: 1 / 0)
+    monkeypatch.setattr(experiment, "results_of", lambda *arguments: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         multirobust("compare", "x")
 
@@ -151,7 +151,7 @@ def test_ctrl_c_outside_of_training_says_that_the_same_command_goes_on(multirobu
     def interrupt(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(experiment, "find_runs", interrupt)
+    monkeypatch.setattr(experiment, "results_of", interrupt)
     answer = multirobust("compare", "x")
     assert answer.code == 1
     assert "Run the same command again" in answer.err

@@ -71,10 +71,10 @@ def distances(attack: Attack, x_adv: Tensor, x: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     ("attack", "excess"),
     [
-        (BrendelBethge(threat=LINF, steps=30), 0.01),
-        (BrendelBethge(threat=TWO, steps=30), 0.01),
-        (BrendelBethge(threat=ONE, steps=30), 0.01),
-        (CarliniWagner(threat=TWO, rounds=6, steps=60, step_size=0.05), 0.05),
+        (BrendelBethge(threat=LINF, steps=60), 0.01),
+        (BrendelBethge(threat=TWO, steps=60), 0.01),
+        (BrendelBethge(threat=ONE, steps=60), 0.01),
+        (CarliniWagner(threat=TWO, rounds=6, steps=40, step_size=0.1), 0.05),
         (ElasticNet(threat=ONE, rounds=6, steps=60, step_size=0.05), 0.25),
     ],
     ids=["bb_linf", "bb_l2", "bb_l1", "carlini_wagner", "elastic_net"],

@@ -133,6 +133,11 @@ def test_a_sound_model_has_no_finding(name, split, cnn):
     assert audit_model(models[name], split, threats=LINF) == ()
 
 
+@pytest.mark.parametrize("images", [1, 2, 16])
+def test_few_images_are_no_ground_for_a_finding(images, split):
+    assert audit_model(network(1, classes=10).eval(), split, images=images, threats=LINF) == ()
+
+
 def test_a_linear_model_of_two_classes_has_no_finding():
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (40, 3, 4, 4), generator=generator).to(torch.uint8)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from multirobust.attacks.engine import State
+from multirobust.attacks.nearest import ends, nearest
 from multirobust.threats import Threat
 from multirobust.threats.projection import project_l1
 
@@ -58,6 +59,7 @@ class Halving(Rule):
         """See `Rule.begin`."""
         none = torch.zeros(len(start), dtype=torch.long, device=start.device)
         return {
+            **ends(state["x"], threat),
             "step": torch.full_like(none, 2 * threat.radius, dtype=start.dtype),
             "interval": none + self.interval,
             "since": none - 1,  # the first answer is that of the start, not of a step
@@ -85,12 +87,12 @@ class Halving(Rule):
 
     def step(self, state: State, threat: Threat) -> Tensor:
         """See `Rule.step`."""
-        x, iterate, size = state["x"], state["iterate"], column(state["step"])
+        iterate, size = state["iterate"], column(state["step"])
         direction = threat.ascent_direction(state["gradient"], iterate)
-        ahead = threat.project(iterate + size * direction, x) - iterate
+        ahead = nearest(torch.addcmul(iterate, size, direction), state, threat).sub_(iterate)
         weight = column(torch.where(state["steps"] == 0, 1.0, self.momentum).to(size.dtype))
-        behind = iterate - state["previous"]
-        return threat.project(iterate + weight * ahead + (1 - weight) * behind, x)
+        behind = (iterate - state["previous"]).mul_(1 - weight)
+        return nearest(ahead.mul_(weight).add_(iterate).add_(behind), state, threat)
 
 
 @final
@@ -120,6 +122,8 @@ class Sparse(Rule):
 
     def review(self, state: State, due: Tensor, threat: Threat) -> State:
         """See `Rule.review`."""
+        if not due.any():
+            return state
         changed = _changed(state["best"], state["x"])
         fewer = changed < self.fewer * state["changed"]
         radius = radius_of(state, threat).to(state["step"].dtype)
@@ -135,16 +139,17 @@ class Sparse(Rule):
     def step(self, state: State, threat: Threat) -> Tensor:
         """See `Rule.step`. A pixel that the box keeps from following its gradient stays."""
         iterate, gradient = state["iterate"], state["gradient"]
-        stuck = ((gradient > 0) & (iterate >= 1)) | ((gradient < 0) & (iterate <= 0))
-        score = (gradient.abs() * ~stuck).flatten(1)
+        score = _gain(gradient, iterate).flatten(1)
         count = state["moved"].ceil().long().clamp(1, score.shape[1])[:, None]
         largest = score.topk(int(count.max()), dim=1).values  # a quarter of the time of a sort
         least = largest.gather(1, count - 1)
-        chosen = (score >= least) & (score > 0)
+        least = torch.where(least > 0, least, torch.inf)
+        chosen = (score >= least).to(score.dtype)
         size = state["step"] / chosen.sum(1).clamp(min=1)
-        direction = gradient.sign() * chosen.reshape(gradient.shape)
+        direction = gradient.sign().mul_(chosen.reshape(gradient.shape))
         radius = column(radius_of(state, threat))
-        return project_l1(iterate + column(size) * direction, state["x"], radius)
+        moved = torch.addcmul(iterate, column(size), direction)
+        return project_l1(moved, state["x"], radius)
 
 
 WIDTHS = (3, 2, 1)
@@ -158,6 +163,12 @@ def radius_of(state: State, threat: Threat) -> Tensor:
     return (WIDTHS[0] - state["phase"]).to(state["x"].dtype) * threat.radius
 
 
+def _gain(gradient: Tensor, iterate: Tensor) -> Tensor:
+    """Return the size of the gradient, or 0 where the box keeps the pixel from following it."""
+    room = (gradient > 0).to(iterate.dtype).sub_(iterate).abs_()
+    return room.sign_().mul_(gradient.abs())
+
+
 def _changed(images: Tensor, x: Tensor) -> Tensor:
     """Return how many pixels differ from the clean ones, (b,), as a float."""
     return (images != x).flatten(1).sum(1).to(x.dtype)
@@ -165,6 +176,8 @@ def _changed(images: Tensor, x: Tensor) -> Tensor:
 
 def _restart(state: State, rows: Tensor) -> State:
     """Return the state with these rows back at their best point."""
+    if not rows.any():
+        return state
     return state | {
         "iterate": choose(rows, state["best"], state["iterate"]),
         "gradient": choose(rows, state["best_gradient"], state["gradient"]),

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from multirobust.attacks.engine import IterativeAttack, State
+from multirobust.attacks.nearest import ends, nearest
 from multirobust.attacks.objectives import Margin
 from multirobust.errors import InputError, lookup_error
 from multirobust.threats import Threat
@@ -63,6 +64,7 @@ class Square(IterativeAttack):
         x = state["x"]
         return {
             **state,
+            **ends(x, self.threat),
             "best": x,
             "margin": x.new_full((len(x),), -torch.inf),
             "proposals": torch.zeros(len(x), dtype=torch.int64, device=x.device),
@@ -87,7 +89,7 @@ class Square(IterativeAttack):
             "best": best,
             "margin": torch.where(better, margin, state["margin"]),
             "proposals": state["proposals"] + 1,
-            "query": move.propose(best, state["x"], share, self.threat, generator),
+            "query": move.propose(best, state, share, self.threat, generator),
         }
 
     def _share(self, proposals: Tensor) -> PerImage:
@@ -106,9 +108,17 @@ class _Move(Protocol):
         ...
 
     def propose(
-        self, best: Images, x: Images, share: PerImage, threat: Threat, generator: torch.Generator
+        self,
+        best: Images,
+        state: State,
+        share: PerImage,
+        threat: Threat,
+        generator: torch.Generator,
     ) -> Images:
-        """Return the next query of each row from its best image and its window's share of area."""
+        """Return the next query of each row from its best image and its window's share of area.
+
+        The state holds "x" and what `nearest` needs.
+        """
         ...
 
 
@@ -123,12 +133,18 @@ class _Stripes:
         return threat.project(x + threat.radius * signs, x)
 
     def propose(
-        self, best: Images, x: Images, share: PerImage, threat: Threat, generator: torch.Generator
+        self,
+        best: Images,
+        state: State,
+        share: PerImage,
+        threat: Threat,
+        generator: torch.Generator,
     ) -> Images:
         """See `_Move.propose`. Twice the radius leads to the far side from anywhere in the ball."""
+        x = state["x"]
         window = _Window.draw(x, _side(share, x), generator)
         signs = _signs((*x.shape[:2], 1, 1), x, generator)
-        return threat.project(best + 2 * threat.radius * signs * window.mask(), x)
+        return nearest(torch.addcmul(best, 2 * threat.radius * signs, window.mask()), state, threat)
 
 
 @final
@@ -164,12 +180,18 @@ class _Pyramids:
         return threat.project(x + whole, x)
 
     def propose(
-        self, best: Images, x: Images, share: PerImage, threat: Threat, generator: torch.Generator
+        self,
+        best: Images,
+        state: State,
+        share: PerImage,
+        threat: Threat,
+        generator: torch.Generator,
     ) -> Images:
         """See `_Move.propose`.
 
         The window takes up what the other window and the ball have left, channel by channel.
         """
+        x = state["x"]
         side = _side(share, x, least=3, odd=True)
         window, other = (_Window.draw(x, side, generator) for _ in range(2))
         inside = window.mask()

@@ -8,8 +8,9 @@ from multirobust.evaluation.display import EvaluationDisplay, LiveDisplay, shown
 from multirobust.evaluation.evaluate import evaluate_suite
 from multirobust.evaluation.intervals import Estimate, mean_and_std, wilson
 from multirobust.evaluation.merging import merge
-from multirobust.evaluation.outcomes import AttackColumn, Outcomes, State
+from multirobust.evaluation.outcomes import AttackColumn, Outcomes
 from multirobust.evaluation.paired import PairedComparison, mcnemar
+from multirobust.evaluation.state import State
 from multirobust.evaluation.storage import load, save
 from multirobust.evaluation.suites import MODES, SUITES, NamedAttack, Suite, build_suite
 

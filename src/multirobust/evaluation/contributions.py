@@ -8,7 +8,8 @@ from typing import final
 import numpy as np
 
 from multirobust.evaluation.intervals import Estimate
-from multirobust.evaluation.outcomes import Outcomes, State
+from multirobust.evaluation.outcomes import Outcomes
+from multirobust.evaluation.state import State
 
 __all__ = ["Contribution", "contributions"]
 

@@ -16,9 +16,10 @@ from multirobust.evaluation.audit import Finding, audit_model, audit_outcomes
 from multirobust.evaluation.blocks import Shard, blocks_of
 from multirobust.evaluation.classifier import check_classifier, device_of
 from multirobust.evaluation.display import EvaluationDisplay, NoDisplay
-from multirobust.evaluation.outcomes import AttackColumn, Outcomes, State
+from multirobust.evaluation.outcomes import AttackColumn, Outcomes
 from multirobust.evaluation.partial import PartialResults
 from multirobust.evaluation.runner import Runner
+from multirobust.evaluation.state import State
 from multirobust.evaluation.storage import save_images
 from multirobust.evaluation.suite_run import SuiteRun
 from multirobust.evaluation.suites import MODES, Suite
@@ -95,6 +96,9 @@ def evaluate_suite(
     split = split.first(min(limit, len(split))) if limit is not None else split
     shard, device = shard or Shard(), torch.device(device or device_of(model))
     blocks = blocks_of(len(split), block_size, shard)
+    keep = images is not None
+    options = {"device": device, "batch_size": batch_size, "seed": seed, "report": report}
+    runner = Runner(model, keep_images=keep, **options)
     found = _audited(model, split, suite, seed, device) if audit else ()
     findings = _told(found, strict, report)
     facts = {
@@ -106,37 +110,17 @@ def evaluate_suite(
         "block_size": block_size,
         **_facts_of(model, split),
     }
-    identity = facts | {
-        "attacks": [[named.name, repr(named.attack)] for named in suite.attacks],
-        "keep_images": images is not None,
-    }
-    runner = Runner(
-        model,
-        device=device,
-        batch_size=batch_size,
-        seed=seed,
-        keep_images=images is not None,
-        report=report,
-    )
-    run = SuiteRun(
-        runner,
-        split,
-        blocks,
-        mode=mode,
-        partial=PartialResults(partial, identity),
-        display=display or NoDisplay(),
-    )
+    attacks = [[named.name, repr(named.attack)] for named in suite.attacks]
+    done = PartialResults(partial, facts | {"attacks": attacks, "keep_images": keep})
+    display = display or NoDisplay()
+    run = SuiteRun(runner, split, blocks, mode=mode, partial=done, display=display)
     columns = _columns(run, suite, images, report)
-    outcomes = Outcomes(
-        index=run.index.numpy(),
-        labels=run.labels.numpy(),
-        predictions=run.predictions.numpy(),
-        columns=tuple(columns),
-        manifest=facts | {"errors": run.errors} | provenance(device) | (manifest or {}),
+    outcomes = run.outcomes(
+        columns, facts | {"errors": run.errors} | provenance(device) | (manifest or {})
     )
     found = audit_outcomes(outcomes) if audit else ()
     outcomes.manifest["audit"] = findings + _told(found, strict, report)
-    run.partial.clear()
+    done.clear()
     return outcomes
 
 

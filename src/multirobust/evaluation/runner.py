@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from multirobust.attacks import PassMeter, StoredImages
 from multirobust.errors import InputError, MultirobustError
-from multirobust.evaluation.outcomes import State
+from multirobust.evaluation.state import State
 from multirobust.evaluation.suites import NamedAttack
 from multirobust.threats import Threat
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import final
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -10,9 +10,10 @@ from torch import Tensor
 
 from multirobust.data import Split
 from multirobust.evaluation.display import EvaluationDisplay
-from multirobust.evaluation.outcomes import AttackColumn, State
+from multirobust.evaluation.outcomes import AttackColumn, Outcomes
 from multirobust.evaluation.partial import PartialResults
 from multirobust.evaluation.runner import BlockResult, Runner
+from multirobust.evaluation.state import State
 from multirobust.evaluation.suites import NamedAttack
 
 __all__ = ["SuiteRun"]
@@ -94,6 +95,16 @@ class SuiteRun:
         """Return the positions of the images that an attack broke, clean errors left out."""
         right = (self.predictions == self.labels).numpy()
         return self.index.numpy()[right & (column.states == State.BROKEN)]
+
+    def outcomes(self, columns: list[AttackColumn], manifest: dict[str, Any]) -> Outcomes:
+        """Return all that was found on the images of the shard."""
+        return Outcomes(
+            index=self.index.numpy(),
+            labels=self.labels.numpy(),
+            predictions=self.predictions.numpy(),
+            columns=tuple(columns),
+            manifest=manifest,
+        )
 
     def _untouched(self) -> Tensor:
         """Return the state of each image that an attack does not see."""

@@ -41,16 +41,15 @@ def spatial(severities: Sequence[int] | None = None) -> Suite:
     References: Engstrom et al., ICML 2019.
     """
     levels = _levels("spatial", SpatialGrid.severities, severities or (PUBLISHED_SPATIAL,))
+    kinds = (
+        ("spatial_random", SpatialRandom),
+        ("spatial_gradient", SpatialGradient),
+        ("spatial_grid", SpatialGrid),
+    )
     attacks = [
         NamedAttack(f"{name}_{level}", make(radius=radius), f"spatial@{level}")
-        for level, radius in _levels(
-            "spatial", SpatialGrid.severities, severities or (PUBLISHED_SPATIAL,)
-        )
-        for name, make in (
-            ("spatial_random", SpatialRandom),
-            ("spatial_gradient", SpatialGradient),
-            ("spatial_grid", SpatialGrid),
-        )
+        for level, radius in levels
+        for name, make in kinds
     ]
     return Suite("spatial", tuple(attacks), mode="per_threat")
 

@@ -73,9 +73,7 @@ def evaluate_external(
     split = datasets.load_split(data, folder=data_folder or recipe.data.folder, limit=limit)
     classifier = load_external(model, weights=weights, options=options)
     name, shard = name or _short(model), shard or Shard()
-    folder = output or Path("evaluations") / f"{name}-{recipe.evaluation.suite}"
-    if shard.of > 1 and output is None:
-        folder = folder.with_name(f"{folder.name}-{shard.part}of{shard.of}")
+    folder = output or _default_folder(name, recipe.evaluation.suite, shard)
     make_folder(folder)
     manifest = {
         "name": name,
@@ -85,12 +83,7 @@ def evaluate_external(
         "options": dict(options or {}),
         "data": data,
         "pixels": hashlib.sha256(split.images.numpy().tobytes()).hexdigest(),
-        "evaluation": {
-            **recipe.evaluation.model_dump(mode="json"),
-            **recipe.threats.model_dump(mode="json"),
-            "shard": str(shard),
-            "seed": seed,
-        },
+        "evaluation": _settings(recipe, shard, seed),
     }
     known = _known(folder, manifest, save_images)
     if known is not None:
@@ -124,6 +117,21 @@ def _recipe(data: str, overrides: Sequence[str]) -> Recipe:
             "so on."
         )
     return load_recipe(FALLBACK, overrides)
+
+
+def _default_folder(name: str, suite: str, shard: Shard) -> Path:
+    part = f"-{shard.part}of{shard.of}" if shard.of > 1 else ""
+    return Path("evaluations") / f"{name}-{suite}{part}"
+
+
+def _settings(recipe: Recipe, shard: Shard, seed: int) -> dict[str, Any]:
+    """Return what decides the outcomes of a given model on given images, as JSON values."""
+    return {
+        **recipe.evaluation.model_dump(mode="json"),
+        **recipe.threats.model_dump(mode="json"),
+        "shard": str(shard),
+        "seed": seed,
+    }
 
 
 def _short(model: str) -> str:

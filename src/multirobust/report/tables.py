@@ -9,7 +9,8 @@ from typing import Literal, TypeAlias, final
 
 from multirobust.errors import InputError
 from multirobust.evaluation.intervals import Estimate, mean_and_std
-from multirobust.evaluation.outcomes import Outcomes, State
+from multirobust.evaluation.outcomes import Outcomes
+from multirobust.evaluation.state import State
 
 __all__ = [
     "Cell",

@@ -26,10 +26,13 @@ QUERIES = 200
 DOUBT = 0.05
 """Share of the images above which failures of the gradient attack are no longer chance.
 
-The lower end of their share's 95 % Wilson interval must exceed it: 8 of 64 images, or 4 of 22.
+The lower end of their share's 95 % Wilson interval must exceed it, as for 8 of 64 images.
 """
 
-STANDING = 5
+FAILURES = 5
+"""How many there must be at least."""
+
+STANDING = 8
 """Images that few steps must leave for a comparison with more steps."""
 
 
@@ -81,7 +84,7 @@ def masking_findings(
         return
     signs = [
         sign
-        for threat in {threat.norm: threat for threat in reversed(threats.values())}.values()
+        for threat in {threat.norm: threat for threat in reversed(list(threats.values()))}.values()
         for sign in _signs(right, threat, random=random, seed=seed)
     ]
     for code, meaning in MEANINGS.items():
@@ -162,4 +165,4 @@ def _large_radius(right: Subject, left: Tensor, threat: Threat) -> Iterator[_Sig
 
 
 def _enough(count: int, total: int) -> bool:
-    return count > 0 and wilson(count / total, total)[0] > DOUBT
+    return count >= FAILURES and wilson(count / total, total)[0] > DOUBT

@@ -10,7 +10,8 @@ from itertools import permutations
 import numpy as np
 
 from multirobust.evaluation.audit.finding import Finding, counted
-from multirobust.evaluation.outcomes import AttackColumn, Outcomes, State
+from multirobust.evaluation.outcomes import AttackColumn, Outcomes
+from multirobust.evaluation.state import State
 
 __all__ = ["audit_outcomes"]
 
