@@ -159,12 +159,12 @@ def test_the_same_generator_gives_the_same_bits(threat):
 @pytest.mark.parametrize("mask", [Steps, Trap])
 @every_norm
 def test_the_fallback_breaks_images_of_a_model_with_masked_gradients(threat, mask):
-    x = random_images(6, 1, 4, 4, seed=8)
+    x = random_images(1, 1, 4, 4, seed=8).expand(6, -1, -1, -1)
     y = torch.zeros(6, dtype=torch.int64)
     wide = dataclasses.replace(threat, radius=threat.radius * (2 if threat.norm == "linf" else 1))
     model = mask(half_space(wide, 4, 0.6, x))
     blind = standing(model, small(wide)(model, x, y, generator=seeded()), y)
-    seeing = small(wide, square=1500, probe=20)
+    seeing = small(wide, square=400, probe=20)
     x_adv = seeing(model, x, y, generator=seeded())
     assert int(standing(model, x_adv, y).sum()) < int(blind.sum())
     assert (wide.distance(x_adv.double(), x.double()) <= wide.radius * (1 + 1e-6)).all()
@@ -196,7 +196,7 @@ def test_a_run_reports_the_greatest_margin_of_its_queries_in_the_ball(threat):
     model = network().eval()
     y = labelled(model)
     contest = Contest(model, X, y, len(X), seeded())
-    contest.y = (y + 1) % 10  # every query is wrong: a row leaves after its first in the ball
+    contest.y = (y + 1) % 4  # every query is wrong: a row leaves after its first in the ball
     attack = APGD(threat=threat, iterations=5, wide=threat.norm == "l1")
     with attacking(model), torch.no_grad():
         rows = contest.climb(attack, next(contest.untargeted()))

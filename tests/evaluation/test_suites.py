@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from multirobust import catalog
-from multirobust.attacks import PGD, Margin, Restarts, WorstCase
+from multirobust.attacks import APGD, FAB, PGD, Margin, Restarts, Square, TargetedDLR, WorstCase
 from multirobust.config import AttackConfig, EvaluationConfig, NormAttack
 from multirobust.errors import InputError
 from multirobust.evaluation import SUITES, NamedAttack, Suite, build_suite
@@ -57,3 +57,51 @@ def test_a_suite_needs_attacks_of_different_names():
     for attacks in ((), (named, named)):
         with pytest.raises(InputError, match=r"Suite 's': needs at least one attack"):
             Suite("s", attacks)
+
+
+@pytest.mark.parametrize("name", SUITES)
+def test_every_suite_names_its_attacks_by_what_they_are_and_each_threat_has_one_radius(name):
+    suite = build_suite(name, THREATS, CONFIG)
+    assert suite.name == name
+    radii: dict[str, set[float]] = {}
+    for named in suite.attacks:
+        radii.setdefault(named.threat_name, set()).add(named.threat.radius)
+    assert all(len(values) == 1 for values in radii.values())
+
+
+def test_autoattack_is_the_published_four_with_the_published_budgets():
+    suite = build_suite("autoattack", THREATS, CONFIG)
+    assert suite.mode == "per_threat"
+    for norm, threat in THREATS.items():
+        four = [named for named in suite.attacks if named.threat_name == norm]
+        names = [f"{kind}_{norm}" for kind in ("apgd_ce", "apgd_t", "fab_t", "square")]
+        assert [named.name for named in four] == names
+        ce, targeted, fab, square = (named.attack for named in four)
+        one = norm == "l1"
+        steps = {"threat": threat, "iterations": 103 if one else 101, "wide": one}
+        assert ce == APGD(**steps, restarts=5 if one else 1)
+        assert targeted == APGD(**steps, objective=TargetedDLR(), targets=5 if one else 9)
+        assert fab == FAB(threat=threat, iterations=101, targets=9)
+        assert square == Square(threat=threat, iterations=5001)
+
+
+def test_the_paper_suite_names_every_attack_of_the_paper():
+    names = [named.name for named in build_suite("paper", THREATS, CONFIG).attacks]
+    by_norm = {norm: [n for n in names if n.endswith(f"_{norm}")] for norm in THREATS}
+    assert {"pgd_linf", "bb_linf", "apgd_t_linf", "square_linf"} <= set(by_norm["linf"])
+    assert {"pgd_l2", "bb_l2", "cw_l2", "apgd_t_l2", "square_l2"} <= set(by_norm["l2"])
+    assert by_norm["l1"] == ["slide_l1", "salt_and_pepper_l1", "ead_l1"]
+    assert sum(map(len, by_norm.values())) == len(names)
+
+
+def test_severities_choose_levels_and_one_that_is_not_published_is_told():
+    suite = build_suite("corruptions", THREATS, EvaluationConfig(severities=(2, 5)))
+    assert len(suite.attacks) == 38
+    assert {named.threat_name.split("@")[1] for named in suite.attacks} == {"2", "5"}
+    with pytest.raises(InputError, match="severities: those of corruptions go from 1 to 5, got 6"):
+        build_suite("corruptions", THREATS, EvaluationConfig(severities=(6,)))
+
+
+def test_a_suite_of_an_unknown_mode_is_told():
+    with pytest.raises(InputError, match="Unknown mode: 'all'"):
+        Suite("s", (NamedAttack("a", pgd(Linf(0.1))),), mode="all")

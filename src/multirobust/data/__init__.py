@@ -11,6 +11,7 @@ from typing import Any
 from multirobust.checks import check_images, check_labels
 from multirobust.data.augmentation import Augmentation, CropFlip
 from multirobust.data.cifar10 import cifar10
+from multirobust.data.cifar10c import cifar10c, corrupted_images
 from multirobust.data.datasets import Data, Split
 from multirobust.data.digits import digits
 from multirobust.data.folders import class_names, image_folder, list_images, npz
@@ -29,7 +30,9 @@ __all__ = [
     "check_images",
     "check_labels",
     "cifar10",
+    "cifar10c",
     "class_names",
+    "corrupted_images",
     "digits",
     "image_folder",
     "list_images",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from multirobust.attacks import (
     JPEGL1,
@@ -30,6 +31,10 @@ __all__ = ["corruptions", "spatial", "unforeseen"]
 PUBLISHED_SPATIAL = 3
 """The level of 30 degrees and 3 of 32 pixels."""
 
+SPATIAL_STEPS = 20
+FIELD_STEPS = 100
+"""Steps of StAdv and ReColor."""
+
 _KANG = (Elastic, JPEGLinf, JPEGL2, JPEGL1, Fog, Snow, Gabor)
 
 
@@ -43,7 +48,7 @@ def spatial(severities: Sequence[int] | None = None) -> Suite:
     levels = _levels("spatial", SpatialGrid.severities, severities or (PUBLISHED_SPATIAL,))
     kinds = (
         ("spatial_random", SpatialRandom),
-        ("spatial_gradient", SpatialGradient),
+        ("spatial_gradient", partial(SpatialGradient, steps=SPATIAL_STEPS)),
         ("spatial_grid", SpatialGrid),
     )
     attacks = [
@@ -69,7 +74,7 @@ def unforeseen(severities: Sequence[int] | None = None) -> Suite:
     ]
     for kind, usual in ((StAdv, 10), (ReColor, 12)):
         attacks += [
-            _leveled(kind.name, kind, level, radius)
+            _leveled(kind.name, partial(kind, steps=FIELD_STEPS), level, radius)
             for level, radius in _levels(kind.name, kind.severities, severities or (usual,))
         ]
     return Suite("unforeseen", tuple(attacks))

@@ -27,6 +27,7 @@ __all__ = ["autoattack", "autoattack_rand", "paper", "quick"]
 
 STEPS = 100
 QUERIES = 5000
+"""As published, which counts steps after the start; ours count every question to the model."""
 
 
 def quick(threats: Mapping[str, Threat], config: AttackConfig) -> Suite:
@@ -60,7 +61,7 @@ def autoattack_rand(threats: Mapping[str, Threat]) -> Suite:
             f"apgd_{name}_{threat.norm}",
             APGD(
                 threat=threat,
-                iterations=STEPS + 1,
+                iterations=_questions(threat),
                 objective=objective,
                 eot=20,
                 wide=threat.norm == "l1",
@@ -100,11 +101,16 @@ def paper(threats: Mapping[str, Threat], config: AttackConfig) -> Suite:
 def _standard(threat: Threat) -> list[NamedAttack]:
     """Return the four attacks of AutoAttack's version "standard" in one norm."""
     l1 = threat.norm == "l1"
-    steps = {"threat": threat, "iterations": STEPS + 1, "wide": l1}
+    steps = {"threat": threat, "iterations": _questions(threat), "wide": l1}
     attacks: dict[str, Attack] = {
         "apgd_ce": APGD(**steps, restarts=5 if l1 else 1),
         "apgd_t": APGD(**steps, objective=TargetedDLR(), targets=5 if l1 else 9),
-        "fab_t": FAB(threat=threat, iterations=STEPS, targets=9),
-        "square": Square(threat=threat, iterations=QUERIES),
+        "fab_t": FAB(threat=threat, iterations=STEPS + 1, targets=9),
+        "square": Square(threat=threat, iterations=QUERIES + 1),
     }
     return [NamedAttack(f"{name}_{threat.norm}", attack) for name, attack in attacks.items()]
+
+
+def _questions(threat: Threat) -> int:
+    """Return the questions of APGD: its steps, and a start for each of its balls."""
+    return STEPS + (3 if threat.norm == "l1" else 1)

@@ -123,7 +123,7 @@ def _project(
     boxed = x_adv.clamp(0, 1)
     start = norm((boxed - x).detach())
     inside = start <= r * _INSIDE
-    plain = is_plain(x_adv)
+    plain = is_plain(x_adv, x, r)
     if plain and inside.all():
         return boxed.reshape(shape)
     w = (x_adv - x).clamp(-_FARTHEST, _FARTHEST)

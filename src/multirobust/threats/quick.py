@@ -16,15 +16,14 @@ __all__ = ["is_plain", "quick_l2"]
 _MOST_STEPS = 12
 
 
-def is_plain(images: Tensor) -> bool:
+def is_plain(*tensors: Tensor) -> bool:
     """Tell whether these are numbers on a CPU that no derivative, tracer or vmap looks at."""
-    return (
-        not torch.is_grad_enabled()
-        and images.device.type == "cpu"
-        and forward_ad._current_level < 0
-        and not torch.compiler.is_compiling()
-        and not torch._C._functorch.is_functorch_wrapped_tensor(images)
-        and type(images) is Tensor
+    if torch.is_grad_enabled() or forward_ad._current_level >= 0 or torch.compiler.is_compiling():
+        return False
+    wrapped = torch._C._functorch.is_functorch_wrapped_tensor  # by vmap
+    return all(
+        type(tensor) is Tensor and tensor.device.type == "cpu" and not wrapped(tensor)
+        for tensor in tensors
     )
 
 

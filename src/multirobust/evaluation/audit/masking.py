@@ -26,7 +26,7 @@ QUERIES = 200
 DOUBT = 0.05
 """Share of the images above which failures of the gradient attack are no longer chance.
 
-The lower end of their share's 95 % Wilson interval must exceed it, as for 8 of 64 images.
+The lower end of their share's 95 % Wilson interval must exceed it, as for 7 of 64 images.
 """
 
 FAILURES = 5
