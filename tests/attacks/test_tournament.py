@@ -162,7 +162,7 @@ def test_the_fallback_breaks_images_of_a_model_with_masked_gradients(threat, mas
     x = random_images(1, 1, 4, 4, seed=8).expand(6, -1, -1, -1)
     y = torch.zeros(6, dtype=torch.int64)
     wide = dataclasses.replace(threat, radius=threat.radius * (2 if threat.norm == "linf" else 1))
-    model = mask(half_space(wide, 4, 0.6, x))
+    model = mask(half_space(wide, 2, 0.6, x))
     blind = standing(model, small(wide)(model, x, y, generator=seeded()), y)
     seeing = small(wide, square=400, probe=20)
     x_adv = seeing(model, x, y, generator=seeded())

@@ -64,7 +64,7 @@ def linear_model(*before: nn.Module) -> nn.Module:
 
 def convolutional(**options: float) -> nn.Module:
     model = build("small_cnn", classes=10, channels=1, widths=(8, 16), seed=0)
-    return trained(model, 25, **options)
+    return trained(model, 60, **options)
 
 
 @pytest.fixture(scope="module")
@@ -288,7 +288,7 @@ def test_shattered_gradients_are_found_by_more_steps_that_do_not_help(split, cnn
 
 
 def test_a_misleading_gradient_is_found_and_told_once_for_all_norms(split, cnn):
-    findings = audit_model(With(cnn, before=Reversed.apply), split, images=16, threats=BALLS)
+    findings = audit_model(With(cnn, before=Reversed.apply), split, images=24, threats=BALLS)
     assert "survives_large_radius" in codes(findings)
     assert len(set(codes(findings))) == len(findings)
     told = message(findings, "survives_large_radius")

@@ -113,10 +113,12 @@ def evaluate(
     }
     of_models = {"--weights": weights, "--model-arg": model_arg, "--data": data, "--output": output}
     if model is None:
-        _check_absent(of_models, "belongs to --model")
+        _check_absent(of_models, "belongs to --model, which is not given; leave it out, or add it")
         _evaluate_runs(runs, split, data_folder, options)
     else:
-        _check_absent({"RUN": runs}, "and --model exclude each other")
+        _check_absent({"RUN": runs}, "and --model exclude each other; leave one of them out")
+        validation = {"--split validation": split != "test"}
+        _check_absent(validation, "belongs to runs; leave it out, --data names the images")
         if data is None:
             raise InputError("--data: --model needs images to classify, got none; try digits.")
         _evaluate_model(model, data, weights, model_arg, data_folder, output, options)
@@ -167,7 +169,7 @@ def _evaluate_model(
     from multirobust.experiment import evaluate_external
     from multirobust.models.external import model_arguments
 
-    with shown(model, tell) as (display, report):
+    with shown(Path(model).name, tell) as (display, report):
         outcomes, folder = evaluate_external(
             model,
             data,
@@ -186,4 +188,4 @@ def _evaluate_model(
 def _check_absent(values: dict[str, object], why: str) -> None:
     for name, value in values.items():
         if value:
-            raise InputError(f"{name} {why}; leave one of them out.")
+            raise InputError(f"{name} {why}.")

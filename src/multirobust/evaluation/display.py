@@ -36,22 +36,32 @@ class NoDisplay:
 class LiveDisplay:
     """One line on a terminal: attack, share done, images left standing, rate, time left.
 
+    An image stands until it is known to be broken.
+
     Args:
         title: Of the model, before the attack's name.
     """
 
     def __init__(self, title: str = ""):
         from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import (
+            BarColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
 
         self._title, self._standing = title, 0
         self._progress = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=12),
             TextColumn("{task.completed:.0f}/{task.total:.0f} images"),
             TextColumn("{task.fields[standing]} stand"),
             TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(compact=True),
+            TextColumn("left"),
             console=Console(stderr=True),
             transient=True,
         )
@@ -71,18 +81,23 @@ class LiveDisplay:
 
     def attack(self, name: str, images: int) -> None:
         """See `EvaluationDisplay`."""
-        self._standing = 0
+        self._standing = images
         description = f"{self._title} {name}".strip()
         self._progress.reset(
-            self._task, total=images, description=description, visible=True, standing=0, rate=""
+            self._task,
+            total=images,
+            description=description,
+            visible=True,
+            standing=images,
+            rate="",
         )
 
     def advance(self, images: int, standing: int) -> None:
         """See `EvaluationDisplay`."""
-        self._standing += standing
+        self._standing -= images - standing
         self._progress.update(self._task, advance=images, standing=self._standing)
         speed = self._progress.tasks[0].speed
-        rate = f"{speed:.1f} images/s" if speed else ""
+        rate = f"{speed:.1f}/s" if speed else ""
         self._progress.update(self._task, rate=rate)
 
     def print(self, line: str) -> None:

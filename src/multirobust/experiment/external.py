@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -10,13 +11,15 @@ from typing import Any
 
 from multirobust import data as datasets
 from multirobust import training
+from multirobust.attacks import threats_from
 from multirobust.config import Recipe, load_recipe
 from multirobust.errors import DataError, InputError
-from multirobust.evaluation import EvaluationDisplay, Outcomes, Shard, load
+from multirobust.evaluation import EvaluationDisplay, Outcomes, Shard, build_suite, load
 from multirobust.experiment.pipeline import evaluate_and_save
 from multirobust.experiment.runs import make_folder
 from multirobust.models.external import load_external
 from multirobust.models.weights import weights_digest
+from multirobust.threats import Threat
 
 __all__ = ["evaluate_external"]
 
@@ -51,7 +54,8 @@ def evaluate_external(
         data_folder: Where the files of a data set of ours lie.
         overrides: Changes of the recipe of the data set, such as "threats.preset=e_at". Images of
             one's own need them to set the radii.
-        output: Folder of the outcomes; None makes one below `evaluations`.
+        output: Folder of the outcomes; None makes one below `evaluations`, named after the model,
+            the suite, and how the evaluation departs from the recipe of the data.
         name: What tables call the model; None takes the last part of its spec.
         seed: Of the attacks' random starts.
         shard: Attack only a part of the images.
@@ -61,10 +65,12 @@ def evaluate_external(
         display: Shows progress.
 
     Returns:
-        The outcomes and their folder. What was evaluated so before is read back.
+        The outcomes and their folder. What was evaluated so before is read back; the folder of
+        another evaluation is refused.
 
     Raises:
-        InputError: If the model or the data cannot be had so, or the radii are not known.
+        InputError: If the model or the data cannot be had so, the radii are not known, or the
+            folder holds another evaluation.
         DataError: If images are missing or damaged.
         RunError: If the folder cannot be written.
     """
@@ -73,7 +79,8 @@ def evaluate_external(
     split = datasets.load_split(data, folder=data_folder or recipe.data.folder, limit=limit)
     classifier = load_external(model, weights=weights, options=options)
     name, shard = name or _short(model), shard or Shard()
-    folder = output or _default_folder(name, recipe.evaluation.suite, shard)
+    settings = _settings(recipe, shard, seed)
+    folder = output or _default_folder(name, data, shard, settings)
     make_folder(folder)
     manifest = {
         "name": name,
@@ -83,9 +90,9 @@ def evaluate_external(
         "options": dict(options or {}),
         "data": data,
         "pixels": hashlib.sha256(split.images.numpy().tobytes()).hexdigest(),
-        "evaluation": _settings(recipe, shard, seed),
+        "evaluation": settings,
     }
-    known = _known(folder, manifest, save_images)
+    known = _known(folder, manifest, save_images=save_images, strict=strict)
     if known is not None:
         report(f"already evaluated with these settings in {folder}")
         return known, folder
@@ -110,26 +117,41 @@ def evaluate_external(
 def _recipe(data: str, overrides: Sequence[str]) -> Recipe:
     if data in datasets.DATASETS:
         return load_recipe(data, overrides)
-    if not any(override.startswith("threats.") for override in overrides):
+    recipe = load_recipe(FALLBACK, overrides)
+    config, said = recipe.evaluation, {text.partition("=")[0].strip() for text in overrides}
+    suite = build_suite(config.suite, threats_from(recipe.threats), config)
+    balls = [named.threat for named in suite.attacks if isinstance(named.threat, Threat)]
+    norms = dict.fromkeys(ball.norm for ball in balls)
+    unknown = [f"threats.{norm}" for norm in norms if f"threats.{norm}" not in said]
+    if unknown and "threats.preset" not in said:
         raise InputError(
-            "data: the radii for images of your own are not known; give a preset with --threats "
-            "(see `multirobust list threats`), or each radius with --set threats.linf=0.03 and "
-            "so on."
+            f"data: the radii for images of your own are not known ({', '.join(unknown)}); give a "
+            "preset with --threats (see `multirobust list threats`), or each radius with --set "
+            "threats.linf=0.03 and so on."
         )
-    return load_recipe(FALLBACK, overrides)
+    return recipe
 
 
-def _default_folder(name: str, suite: str, shard: Shard) -> Path:
-    part = f"-{shard.part}of{shard.of}" if shard.of > 1 else ""
-    return Path("evaluations") / f"{name}-{suite}{part}"
+def _default_folder(name: str, data: str, shard: Shard, settings: Mapping[str, Any]) -> Path:
+    """Return a folder that the evaluations of a model with other settings do not share."""
+    whole = {key: value for key, value in settings.items() if key != "shard"}
+    suite = whole["suite"]
+    usual = load_recipe(data if data in datasets.DATASETS else FALLBACK)
+    parts = [name, suite]
+    if whole != {**_settings(usual, Shard(), 0), "suite": suite}:
+        parts.append(hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:8])
+    if shard.of > 1:
+        parts.append(str(shard).replace("/", "of"))
+    return Path("evaluations") / "-".join(parts)
 
 
 def _settings(recipe: Recipe, shard: Shard, seed: int) -> dict[str, Any]:
     """Return what decides the outcomes of a given model on given images, as JSON values."""
-    return {
+    threats = threats_from(recipe.threats)
+    part = {"shard": str(shard)} if shard.of > 1 else {}
+    return part | {
         **recipe.evaluation.model_dump(mode="json"),
-        **recipe.threats.model_dump(mode="json"),
-        "shard": str(shard),
+        "threats": {norm: repr(threat) for norm, threat in threats.items()},
         "seed": seed,
     }
 
@@ -139,11 +161,14 @@ def _short(model: str) -> str:
     return re.sub(r"[^\w.-]+", "_", last) or "model"
 
 
-def _known(folder: Path, manifest: Mapping[str, Any], save_images: bool) -> Outcomes | None:
-    """Return the outcomes in a folder if they are of the same model, images and settings.
+def _known(
+    folder: Path, manifest: Mapping[str, Any], *, save_images: bool, strict: bool
+) -> Outcomes | None:
+    """Return the outcomes in a folder, or None if there are none, or too few images are kept.
 
     Raises:
-        InputError: If they are of others.
+        InputError: If they are of another model, other images or settings, or, with strict, if
+            the audit found anything.
     """
     if not (folder / "outcomes.json").is_file():
         return None
@@ -158,5 +183,20 @@ def _known(folder: Path, manifest: Mapping[str, Any], save_images: bool) -> Outc
             f"{known.manifest.get('data')!r}, of other weights, options or images than now; choose "
             "another --output, or remove it."
         )
-    same = known.manifest.get("evaluation") == manifest["evaluation"]
-    return known if same and (not save_images or (folder / "adversarial").is_dir()) else None
+    _check_settings(folder, known.manifest.get("evaluation"), manifest["evaluation"])
+    for finding in known.manifest.get("audit", []) if strict else []:
+        raise InputError(
+            f"audit: {finding['code']}: {finding['message']} Mend it, or go on without strict."
+        )
+    return known if not save_images or (folder / "adversarial").is_dir() else None
+
+
+def _check_settings(folder: Path, there: object, here: Mapping[str, Any]) -> None:
+    known = there if isinstance(there, dict) else {}
+    changed = [n for n in {**known, **here} if known.get(n) != here.get(n)]
+    if changed:
+        told = ", ".join(f"{n} {known.get(n)!r} there, {here.get(n)!r} here" for n in changed)
+        raise InputError(
+            f"output: {folder} holds an evaluation with other settings ({told}); choose another "
+            "--output, or remove it."
+        )

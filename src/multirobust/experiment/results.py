@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from multirobust import evaluation
@@ -11,7 +13,7 @@ from multirobust.evaluation import Outcomes
 from multirobust.evaluation.storage import MANIFEST
 from multirobust.experiment.building import weights_digest
 from multirobust.experiment.pipeline import evaluation_name
-from multirobust.experiment.runs import Run, find_runs, training_facts
+from multirobust.experiment.runs import MARKER, Run, find_runs, training_facts
 from multirobust.report import RunResult, read_record
 
 __all__ = ["outcomes_at", "result_of", "results_of"]
@@ -22,7 +24,8 @@ def results_of(paths: Sequence[Path], suite: str | None = None) -> list[RunResul
 
     A path is a run folder, a folder of run folders, a folder of outcomes (such as
     RUN/evaluation/quick, or what `multirobust evaluate --model` wrote), a folder of those, or a
-    JSON file that `multirobust compare --record` wrote.
+    JSON file that `multirobust compare --record` wrote. Outcomes that would be called alike, such
+    as two evaluations of one model, are told apart by the names of their folders.
 
     Args:
         paths: At least one.
@@ -32,18 +35,18 @@ def results_of(paths: Sequence[Path], suite: str | None = None) -> list[RunResul
         RunError: If a path is none of these, or a run has not been trained or evaluated.
         DataError: If outcomes are damaged.
     """
-    results: list[RunResult] = []
+    found: list[tuple[RunResult, str]] = []
     for path in paths:
         inside = sorted(marker.parent for marker in path.glob(f"*/{MANIFEST}"))
         if path.suffix == ".json":
-            results += read_record(path)
+            found += [(result, "") for result in read_record(path)]
         elif (path / MANIFEST).is_file():
-            results.append(_result_at(path))
-        elif inside:
-            results += [_result_at(folder) for folder in inside]
+            found.append((_result_at(path), path.resolve().name))
         else:
-            results += [result_of(run, suite) for run in find_runs([path])]
-    return results
+            if not inside or any(path.glob(f"*/{MARKER}")):
+                found += [(result_of(run, suite), "") for run in find_runs([path])]
+            found += [(_result_at(folder), folder.name) for folder in inside]
+    return _told_apart(found)
 
 
 def outcomes_at(path: Path, suite: str | None = None) -> Outcomes:
@@ -90,6 +93,17 @@ def result_of(run: Run, suite: str | None = None) -> RunResult:
         backwards=facts["backwards"],
         device=facts["device"],
     )
+
+
+def _told_apart(found: Sequence[tuple[RunResult, str]]) -> list[RunResult]:
+    """Add the name of its folder to each result that shares name and seed with another."""
+    count = Counter((result.name, result.seed) for result, _ in found)
+    return [
+        replace(result, name=f"{result.name} ({folder})")
+        if folder and count[result.name, result.seed] > 1
+        else result
+        for result, folder in found
+    ]
 
 
 def _result_at(folder: Path) -> RunResult:

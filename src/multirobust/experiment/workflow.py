@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from multirobust.attacks import threats_from
 from multirobust.config import DataConfig, Recipe, load_recipe
 from multirobust.data import Data
 from multirobust.errors import Interrupted
@@ -23,8 +24,10 @@ def prepare(recipe: Recipe, output: Path) -> tuple[list[Run], Data]:
 
     Raises:
         DataError: If the data are missing; no folder is made.
+        InputError: If a radius makes no sense; no folder is made.
         RunError: If a folder holds something else or cannot be written.
     """
+    threats_from(recipe.threats)
     data = load_data(recipe.data)
     runs = plan(recipe, output)
     for run in runs:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from multirobust.evaluation import Contribution, Outcomes, contributions
+from multirobust.evaluation import Contribution, Estimate, Outcomes, contributions
 from multirobust.report.tables import Cell, Column, Row, Table, duration
 
 __all__ = ["breakdown"]
@@ -29,7 +29,7 @@ def breakdown(outcomes: Outcomes) -> Table:
     rows = [Row(attack.attack, _cells(attack)) for attack in found]
     union = outcomes.union()
     total = (
-        Cell(*_percent(union.range_low, union.range_high)),
+        Cell(_percent(union)),
         Cell(f"{int((outcomes.predictions == outcomes.labels).sum())}"),
         Cell(f"{sum(attack.first for attack in found)}"),
         Cell("–"),
@@ -49,7 +49,7 @@ def breakdown(outcomes: Outcomes) -> Table:
 
 def _cells(attack: Contribution) -> tuple[Cell, ...]:
     return (
-        Cell(*_percent(attack.alone.range_low, attack.alone.range_high)),
+        Cell(_percent(attack.alone)),
         Cell(f"{attack.seen}"),
         Cell(f"{attack.first}"),
         Cell(f"{attack.only}"),
@@ -59,5 +59,6 @@ def _cells(attack: Contribution) -> tuple[Cell, ...]:
     )
 
 
-def _percent(low: float, high: float) -> tuple[str]:
-    return (f"{100 * low:.1f}" if low == high else f"{100 * low:.1f}–{100 * high:.1f}",)
+def _percent(accuracy: Estimate) -> str:
+    low, high = 100 * accuracy.range_low, 100 * accuracy.range_high
+    return f"{low:.1f}" if accuracy.exact else f"{low:.1f}–{high:.1f}"

@@ -28,10 +28,21 @@ class Linf(Threat):
     """Every pixel moves by at most the radius.
 
     Args:
-        radius: On the [0, 1] pixel scale.
+        radius: On the [0, 1] pixel scale; with 1, every image is in the ball.
+
+    Raises:
+        InputError: If the radius is not in (0, 1].
     """
 
     norm: ClassVar[str] = "linf"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.radius > 1:
+            raise InputError(
+                f"Linf: radius must be at most 1, since no two pixels in [0, 1] are farther apart, "
+                f"got {self.radius!r}; write 8 / 255, not 8."
+            )
 
     def distance(self, x_adv: Images, x: Images) -> PerImage:
         """Return the largest absolute difference of each image. Shape (b,)."""
