@@ -3,9 +3,10 @@
     python benchmarks/resume.py runs/demo/sat-s0 --images 200 --kills 6 --output results/resume.json
 
 Two copies of a trained run are evaluated by the same command, `multirobust evaluate`. One is left
-alone. The other is sent SIGKILL after a random time, started again, and so on; after the last kill it
-may end. Reported: whether both have the same outcomes for every image and attack, bit by bit, the
-passes that both counted, and the wall time of all starts together over that of the one.
+alone. The other is sent SIGKILL after a random time, started again, and so on; after the last kill
+it may end. Reported: whether both have the same outcomes for every image and attack, bit by bit,
+whether both counted the same passes, and the wall time of all starts together beside that of the
+one.
 """
 
 from __future__ import annotations
@@ -81,12 +82,14 @@ def compared(one: Outcomes, other: Outcomes) -> dict[str, object]:
         "attacks": [column.name for column in one.columns],
         "same_states": all(np.array_equal(a.states, b.states) for a, b in pairs),
         "same_distances": all(np.array_equal(a.distances, b.distances) for a, b in pairs),
-        "same_passes": all((a.forwards, a.backwards) == (b.forwards, b.backwards) for a, b in pairs),
+        "same_passes": all(
+            (a.forwards, a.backwards) == (b.forwards, b.backwards) for a, b in pairs
+        ),
         "union": round(one.union().value, 4),
     }
 
 
-def parsed() -> argparse.Namespace:
+def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
     """Return the arguments."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path, help="a trained run folder")
@@ -97,12 +100,12 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of the times of the kills")
     parser.add_argument("--set", dest="overrides", action="append", metavar="a.b=c")
     parser.add_argument("--output", type=Path)
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
-def main() -> None:
-    """Run both and print the comparison."""
-    arguments = parsed()
+def main(given: list[str] | None = None) -> dict:
+    """Run both, print the comparison, and return (and save) it."""
+    arguments = parsed(given)
     with tempfile.TemporaryDirectory() as folder:
         copies = [Path(folder) / name / arguments.run.name for name in ("alone", "killed")]
         for copy in copies:
@@ -124,7 +127,8 @@ def main() -> None:
     text = json.dumps(content, indent=2)
     print(text)
     if arguments.output:
-        arguments.output.write_text(text + "\n")
+        arguments.output.write_text(text + "\n", "utf-8")
+    return content
 
 
 if __name__ == "__main__":
