@@ -28,6 +28,7 @@ ATTACKS = {
     "apgd": "Auto-PGD: chooses its step sizes; linf, l2, l1 (Croce and Hein 2020, 2021)",
     "fab": "FAB-T: walks along the boundary to its closest point (Croce and Hein 2020)",
     "square": "random search with square windows, no gradient (Andriushchenko et al. 2020)",
+    "tournament": "APGD whose budget grows where it decides, with a fallback for masked gradients",
     "msd": "multi steepest descent over several threats (Maini et al. 2020)",
     "carlini_wagner": "least l2 distance by Adam on a penalized margin (Carlini and Wagner 2017)",
     "brendel_bethge": "least distance along the boundary (Brendel et al. 2019); linf, l2, l1",
@@ -67,6 +68,7 @@ MODELS = {
 
 SUITES = {
     "quick": "PGD in linf, l2 and l1 (50, 50 and 100 steps), two random starts each",
+    "fast": "the verdict of autoattack for a fraction of its passes: a tournament of targets",
     "autoattack": "APGD-CE, APGD-T, FAB-T, Square in every norm, published budgets",
     "autoattack_rand": "for randomized models: APGD-CE and APGD-DLR on the mean of 20 passes",
     "paper": "all attacks of the paper: PGD, AutoAttack, C&W, Brendel-Bethge, EAD, salt and pepper",

@@ -132,7 +132,7 @@ def test_proposal_is_the_published_move(threat, channels):
     best = threat.project(x + 0.2 * random_tensor(*x.shape, seed=4, dtype=torch.float64), x)
     best[:10] = threat.project(x[:10] + 0.01 * (best - x)[:10].sign(), x[:10])  # budget to spare
     share = torch.tensor([0.8, 0.2, 0.05, 0.001]).repeat(5)
-    proposal = _MOVES[threat.norm].propose(best, {"x": x}, share, threat, seeded())
+    proposal = _MOVES[threat.norm].propose({"x": x, "best": best}, share, threat, seeded())
     generator, side = seeded(), torch.tensor([9, 5, 3, 3]).repeat(5)
     window, other = (_Window.draw(x, side, generator) for _ in range(2))
     signs = _signs((20, channels, 1, 1), x, generator)

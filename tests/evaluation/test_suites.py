@@ -3,7 +3,17 @@ from __future__ import annotations
 import pytest
 
 from multirobust import catalog
-from multirobust.attacks import APGD, FAB, PGD, Margin, Restarts, Square, TargetedDLR, WorstCase
+from multirobust.attacks import (
+    APGD,
+    FAB,
+    PGD,
+    Margin,
+    Restarts,
+    Square,
+    TargetedDLR,
+    Tournament,
+    WorstCase,
+)
 from multirobust.config import AttackConfig, EvaluationConfig, NormAttack
 from multirobust.errors import InputError
 from multirobust.evaluation import SUITES, NamedAttack, Suite, build_suite
@@ -83,6 +93,12 @@ def test_autoattack_is_the_published_four_with_the_published_budgets():
         assert targeted == APGD(**steps, objective=TargetedDLR(), targets=5 if one else 9)
         assert fab == FAB(threat=threat, iterations=101, targets=9)
         assert square == Square(threat=threat, iterations=5001)
+
+
+def test_fast_is_one_tournament_a_norm():
+    suite = build_suite("fast", THREATS, CONFIG)
+    expected = [Tournament(threat=threat) for threat in THREATS.values()]
+    assert [named.attack for named in suite.attacks] == expected
 
 
 def test_the_paper_suite_names_every_attack_of_the_paper():

@@ -10,7 +10,6 @@ from typing import Any, Literal, final
 
 import numpy as np
 
-from multirobust.analysis.placement import Rectangle, place_labels
 from multirobust.analysis.plots import FAINT, LABELS, STYLE, WIDTH, _printable
 from multirobust.errors import InputError, lookup_error
 
@@ -83,8 +82,8 @@ def curves_figure(
 ) -> bytes:
     """Draw robustness curves side by side; the same arrays give the same bytes.
 
-    A model has one color in all panels and its name beside its line, bands are the intervals, and
-    a dotted line marks the benchmark radius. An linf radius that is a number of half gray levels
+    A model has one color in all panels, where its name stands with its accuracy at the benchmark
+    radius, which a dotted line marks; the best comes first. Bands are the intervals. An linf radius that is a number of half gray levels
     of 255 is shown in units of 1/255.
 
     Args:
@@ -116,10 +115,8 @@ def curves_figure(
         all_axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
         for axes, panel in zip(all_axes, panels, strict=True):
             _draw_panel(axes, panel, names)
-        all_axes[0].set_ylabel("Accuracy (%)")
-        figure.canvas.draw()
-        for axes, panel in zip(all_axes, panels, strict=True):
             _label_lines(axes, panel, names)
+        all_axes[0].set_ylabel("Accuracy (%)")
         metadata = {"Date": None, "Creator": None} if form == "svg" else {"Software": None}
         figure.savefig(stream, format=form, dpi=200, metadata=metadata)
     return stream.getvalue()
@@ -136,10 +133,6 @@ def _draw_panel(axes: Any, panel: CurvePanel, names: Sequence[str]) -> None:
         axes.step(x, value, where="post", color=color, linestyle=dash, linewidth=1.4)
     mark = panel.benchmark * scale
     axes.axvline(mark, color="#777777", linewidth=0.9, linestyle=":", zorder=1)
-    axes.annotate(
-        f"{mark:.4g}", (mark, 1.0), (0, 2), xycoords=("data", "axes fraction"),
-        textcoords="offset points", ha="center", va="bottom", fontsize=7.5, color="#555555",
-    )  # fmt: skip
     label = LABELS.get(panel.norm, _printable(panel.norm))
     axes.set(xlim=(0, end or 1), ylim=(0, 102), xlabel=f"{label} radius{unit}")
     axes.yaxis.grid(True, color=FAINT, linewidth=0.6)
@@ -147,58 +140,25 @@ def _draw_panel(axes: Any, panel: CurvePanel, names: Sequence[str]) -> None:
 
 
 def _label_lines(axes: Any, panel: CurvePanel, names: Sequence[str]) -> None:
-    """Write each name near its line, where the line is farthest from the others."""
-    scale, _ = _unit(panel)
-    end = max(float(line.radius[-1]) for line in panel.lines)
-    grid = np.linspace(0, end, 121)
-    values = 100 * np.stack([_at(line, grid) for line in panel.lines])
-    to_pixels = axes.transData
-    obstacles: list[Rectangle] = []
-    for row in values:
-        pixels = to_pixels.transform(np.column_stack([grid * scale, row]))
-        obstacles += _boxes(pixels)
-    texts = [
-        axes.text(
-            0, 0, _printable(line.name), fontsize=8, va="bottom", ha="left",
-            color=_look(names.index(line.name))[0],
-        )
-        for line in panel.lines
-    ]  # fmt: skip
-    extents = [text.get_window_extent() for text in texts]
-    anchors = []
-    for i in range(len(values)):
-        k = _clearest(values, i)
-        x, y = to_pixels.transform((grid[k] * scale, values[i, k]))
-        anchors.append((float(x), float(y)))
-    box = axes.get_window_extent()
-    sizes = [(float(extent.width), float(extent.height)) for extent in extents]
-    spots = place_labels(anchors, sizes, (box.x0, box.y0, box.x1, box.y1), obstacles)
-    for text, anchor, spot in zip(texts, anchors, spots, strict=True):
-        text.set_position(to_pixels.inverted().transform(spot[:2]))
-        nearest = np.clip(anchor, spot[:2], spot[2:])
-        if np.hypot(*(nearest - anchor)) > 16:
-            leader = to_pixels.inverted().transform([anchor, nearest])
-            axes.plot(leader[:, 0], leader[:, 1], color=text.get_color(), linewidth=0.6)
+    """List the names in the free upper right corner, by their accuracy at the benchmark radius."""
+    scale, unit = _unit(panel)
+    rows = [(f"at {panel.benchmark * scale:.4g}{unit and '/255'}", "#555555")]
+    for line in sorted(panel.lines, key=lambda line: -_at(line, panel.benchmark)):
+        color, _ = _look(names.index(line.name))
+        share = _at(line, panel.benchmark)
+        number = f"{100 * share:.1f}" if panel.benchmark <= line.radius[-1] else "not attacked"
+        rows.append((f"{_printable(line.name)} {number}", color))
+    for i, (text, color) in enumerate(rows):
+        axes.annotate(
+            text, (1, 1), (-2, -2 - 10.5 * i), xycoords="axes fraction",
+            textcoords="offset points", ha="right", va="top", fontsize=8, color=color,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6, "alpha": 0.75},
+        )  # fmt: skip
 
 
-def _boxes(pixels: np.ndarray) -> list[Rectangle]:
-    """Return rectangles that cover a line through these points, shape (m, 2)."""
-    low = np.minimum(pixels[:-1], pixels[1:]) - 1
-    high = np.maximum(pixels[:-1], pixels[1:]) + 1
-    return [tuple(map(float, row)) for row in np.hstack([low, high])]  # type: ignore[misc]
-
-
-def _clearest(values: np.ndarray, i: int) -> int:
-    """Return where line i is farthest from all others and from the ends of the axis."""
-    others = np.delete(values, i, axis=0)
-    gaps = np.abs(others - values[i]).min(axis=0) if len(others) else np.full(values.shape[1], 50.0)
-    room = np.minimum(values[i], 100 - values[i])
-    return int(np.argmax(np.minimum(gaps, np.maximum(room, 0.1))))
-
-
-def _at(line: CurveLine, radii: np.ndarray) -> np.ndarray:
-    """Return the step function of a line at these radii."""
-    return line.value[np.searchsorted(line.radius, radii, side="right").clip(min=1) - 1]
+def _at(line: CurveLine, radius: float) -> float:
+    """Return the step function of a line at a radius."""
+    return float(line.value[max(0, int(np.searchsorted(line.radius, radius, side="right")) - 1)])
 
 
 def _unit(panel: CurvePanel) -> tuple[float, str]:

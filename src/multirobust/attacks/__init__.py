@@ -26,6 +26,7 @@ from multirobust.attacks.spatial import SpatialGradient, SpatialGrid, SpatialRan
 from multirobust.attacks.square import Square
 from multirobust.attacks.stadv import StAdv
 from multirobust.attacks.stored import StoredImages
+from multirobust.attacks.tournament import Round, Tournament
 from multirobust.attacks.unforeseen import JPEGL1, JPEGL2, Elastic, Fog, Gabor, JPEGLinf, Snow
 
 __all__ = [
@@ -56,6 +57,7 @@ __all__ = [
     "PassMeter",
     "ReColor",
     "Restarts",
+    "Round",
     "SaltAndPepper",
     "Sampler",
     "Snow",
@@ -66,6 +68,7 @@ __all__ = [
     "StAdv",
     "StoredImages",
     "TargetedDLR",
+    "Tournament",
     "UniformSampler",
     "WorstCase",
     "attacking",

@@ -108,17 +108,9 @@ class _Move(Protocol):
         ...
 
     def propose(
-        self,
-        best: Images,
-        state: State,
-        share: PerImage,
-        threat: Threat,
-        generator: torch.Generator,
+        self, state: State, share: PerImage, threat: Threat, generator: torch.Generator
     ) -> Images:
-        """Return the next query of each row from its best image and its window's share of area.
-
-        The state holds "x" and what `nearest` needs.
-        """
+        """Return the next query of each row from its "best" image and its window's share."""
         ...
 
 
@@ -133,18 +125,13 @@ class _Stripes:
         return threat.project(x + threat.radius * signs, x)
 
     def propose(
-        self,
-        best: Images,
-        state: State,
-        share: PerImage,
-        threat: Threat,
-        generator: torch.Generator,
+        self, state: State, share: PerImage, threat: Threat, generator: torch.Generator
     ) -> Images:
         """See `_Move.propose`. Twice the radius leads to the far side from anywhere in the ball."""
         x = state["x"]
         window = _Window.draw(x, _side(share, x), generator)
         signs = _signs((*x.shape[:2], 1, 1), x, generator)
-        return nearest(torch.addcmul(best, 2 * threat.radius * signs, window.mask()), state, threat)
+        return nearest(torch.addcmul(state["best"], 2 * threat.radius * signs, window.mask()), state, threat)
 
 
 @final
@@ -180,12 +167,7 @@ class _Pyramids:
         return threat.project(x + whole, x)
 
     def propose(
-        self,
-        best: Images,
-        state: State,
-        share: PerImage,
-        threat: Threat,
-        generator: torch.Generator,
+        self, state: State, share: PerImage, threat: Threat, generator: torch.Generator
     ) -> Images:
         """See `_Move.propose`.
 
@@ -196,7 +178,7 @@ class _Pyramids:
         window, other = (_Window.draw(x, side, generator) for _ in range(2))
         inside = window.mask()
         emptied = torch.maximum(inside, other.mask())
-        delta = best - x
+        delta = state["best"] - x
         signs = _signs((*x.shape[:2], 1, 1), x, generator)
         pattern = signs * self._pyramids(window.turned(generator))
         pattern = self._unit(pattern + self._unit(delta * inside))

@@ -46,10 +46,10 @@ def compare(
     from multirobust.report import comparison, write_record
 
     results = results_of(runs, suite)
+    tests = _paired(results) if paired else []
     _print(comparison(results), form)
-    if paired:
-        for line in _paired(results):
-            typer.echo(line)
+    for line in tests:
+        typer.echo(line)
     if record:
         write_record(results, record, command=shlex.join(["multirobust", *sys.argv[1:]]))
 

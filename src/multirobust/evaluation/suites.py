@@ -11,6 +11,7 @@ from multirobust.evaluation.suites_beyond_norms import corruptions, spatial, unf
 from multirobust.evaluation.suites_in_norms import (
     autoattack,
     autoattack_rand,
+    fast,
     paper,
     quick,
 )
@@ -20,6 +21,7 @@ __all__ = ["MODES", "SUITES", "NamedAttack", "Suite", "build_suite"]
 
 SUITES: dict[str, Callable[[Mapping[str, Threat], EvaluationConfig], Suite]] = {
     "quick": lambda threats, config: quick(threats, config.attack),
+    "fast": lambda threats, config: fast(threats),
     "autoattack": lambda threats, config: autoattack(threats),
     "autoattack_rand": lambda threats, config: autoattack_rand(threats),
     "paper": lambda threats, config: paper(threats, config.attack),

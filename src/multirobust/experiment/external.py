@@ -177,10 +177,11 @@ def _known(
     except DataError:
         return None
     facts = ("name", "model", "options", "weights", "data", "pixels")
-    if any(known.manifest.get(key) != manifest[key] for key in facts):
+    changed = [key for key in facts if known.manifest.get(key) != manifest[key]]
+    if changed:
         raise InputError(
             f"output: {folder} holds the evaluation of {known.manifest.get('model')!r} on "
-            f"{known.manifest.get('data')!r}, of other weights, options or images than now; choose "
+            f"{known.manifest.get('data')!r}, of another {' and '.join(changed)} than now; choose "
             "another --output, or remove it."
         )
     _check_settings(folder, known.manifest.get("evaluation"), manifest["evaluation"])
