@@ -160,8 +160,8 @@ def row(
         "called_passes": called[2] / len(x),
         "searched_passes": searched[2] / len(x),
         "foolbox_passes": (first[2] + rest[2]) / len(foolbox_images),
-        "distance": float(distance[: len(theirs)][both].median()),
-        "foolbox_distance": float(theirs[both].median()),
+        "distance": median(distance[: len(theirs)][both]),
+        "foolbox_distance": median(theirs[both]),
     }
 
 
@@ -195,6 +195,11 @@ def measured(model: nn.Module, task: Callable[[], Tensor]) -> tuple[Tensor, floa
         images = task()
     seconds = time.process_time() - start
     return images.detach(), seconds, meter.forwards + meter.backwards
+
+
+def median(values: Tensor) -> float | None:
+    """Return the median, None of nothing: JSON knows no NaN."""
+    return float(values.median()) if len(values) else None
 
 
 @torch.no_grad()

@@ -131,7 +131,7 @@ def test_a_batch_never_holds_more_rows_than_asked():
     model, sizes = network().eval(), []
     y = labelled(model)
     model.register_forward_hook(lambda module, inputs, _: sizes.append(len(inputs[0])))
-    small(THREATS[1], square=9, fab=4, masked_share=0).run(model, X, y, batch_size=5)
+    small(THREATS[1], square=9, fab=4, masked_share=0.0).run(model, X, y, batch_size=5)
     assert max(sizes) == 5
 
 

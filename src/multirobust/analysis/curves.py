@@ -82,9 +82,10 @@ def curves_figure(
 ) -> bytes:
     """Draw robustness curves side by side; the same arrays give the same bytes.
 
-    A model has one color in all panels, where its name stands with its accuracy at the benchmark
-    radius, which a dotted line marks; the best comes first. Bands are the intervals. An linf radius that is a number of half gray levels
-    of 255 is shown in units of 1/255.
+    A model has one color in all panels. Its name stands in the upper right corner with its accuracy
+    at the benchmark radius, which a dotted line marks; the best comes first. Bands are the
+    intervals. An linf benchmark that is a number of half gray levels of 255 puts the axis in units
+    of 1/255.
 
     Args:
         panels: One a norm, at least one.

@@ -99,7 +99,7 @@ class Queries(nn.Module):
     def result(self) -> Images:
         """Return the closest adversarial images: x where none is known, NaN for a failed image.
 
-        An adversarial image that was found before the failure counts.
+        An adversarial image within the radius that was found before the failure counts.
         """
         lost = self.failed & (self.distance > self.radius)
         return torch.where(lost[:, None, None, None], torch.nan, self.best)

@@ -84,13 +84,13 @@ class Square(IterativeAttack):
         best = torch.where(better[:, None, None, None], state["query"], state["best"])
         share = self._share(state["proposals"])
         move = _MOVES[self.threat.norm]
-        return {
+        state = {
             **state,
             "best": best,
             "margin": torch.where(better, margin, state["margin"]),
             "proposals": state["proposals"] + 1,
-            "query": move.propose(best, state, share, self.threat, generator),
         }
+        return state | {"query": move.propose(state, share, self.threat, generator)}
 
     def _share(self, proposals: Tensor) -> PerImage:
         """Return the share of the area that the next window of each row covers, (b,)."""
@@ -131,7 +131,9 @@ class _Stripes:
         x = state["x"]
         window = _Window.draw(x, _side(share, x), generator)
         signs = _signs((*x.shape[:2], 1, 1), x, generator)
-        return nearest(torch.addcmul(state["best"], 2 * threat.radius * signs, window.mask()), state, threat)
+        return nearest(
+            torch.addcmul(state["best"], 2 * threat.radius * signs, window.mask()), state, threat
+        )
 
 
 @final

@@ -67,7 +67,7 @@ def latex(table: Table) -> str:
         *(f"% {_plain(note)}" for note in table.notes),
         rf"\begin{{tabular}}{{l{'r' * len(table.columns)}}}",
         r"\toprule",
-        rf"Defense & {' & '.join(headings)} \\",
+        rf"{_latex(table.corner.capitalize())} & {' & '.join(headings)} \\",
         r"\midrule",
         *(
             rf"{_latex(row.name)} & {' & '.join(_latex_cell(cell) for cell in row.cells)} \\"

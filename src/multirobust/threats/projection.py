@@ -32,8 +32,8 @@ _INSIDE = 1 + 4e-7
 """What counts as inside, relative to the radius: room for the rounding of a projected image, so
 that projecting it again returns it bit for bit."""
 
-_CLOSE = 2e-7
-"""By how much of the radius a quick solution may be off."""
+_CLOSE = 4
+"""By how many units of rounding of the radius a quick solution may be off."""
 
 _FARTHEST = 1e15
 """Displacements are clamped to this, so that their squares cannot overflow float32."""
@@ -130,7 +130,7 @@ def _project(
     if plain and norm is _norm_l2:
         fixed = quick_l2(w, x, r, inside)
         size = norm(fixed)
-        if (inside | ((size / r - 1).abs() <= _CLOSE)).all():
+        if (inside | ((size / r - 1).abs() <= _CLOSE * torch.finfo(dtype).eps)).all():
             value = add_toward(x, fixed.mul_(torch.where(size > r, r / size, 1).to(dtype)))
             return torch.where(inside, boxed, value).reshape(shape)
     sign = w.sign()
