@@ -25,7 +25,7 @@ def script(monkeypatch):
 
 
 def test_our_suite_is_measured_and_compared_with_a_stored_verdict(script, finished, tmp_path):
-    run = str(find_runs([finished])[0].path)
+    run = str(find_runs([finished])[0].folder)
     report = tmp_path / "rows.json"
     common = ["--run", run, "--images", "44", "--batch-size", "8", "--output", str(report)]
     alone = script.main([*common, "--skip-reference"])

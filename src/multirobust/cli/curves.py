@@ -56,9 +56,8 @@ def curve(
     attack = CurveAttacks(iterations=iterations, targets=targets)
     make_folder(output)
     found: dict[str, Curves] = {}
-    for run in find_runs(runs):
+    for run, recipe in _with_recipes(find_runs(runs), [*extra, *(overrides or [])]):
         with shown(run.name, tell) as (display, print_line):
-            recipe = _recipe(run, [*extra, *(overrides or [])])
 
             def report(
                 line: str, to: Callable[[str], None] = print_line, name: str = run.name
@@ -81,11 +80,25 @@ def _check_overrides(overrides: Sequence[str]) -> None:
         )
 
 
-def _recipe(run: Run, overrides: list[str]) -> Recipe:
+def _with_recipes(runs: Sequence[Run], overrides: Sequence[str]) -> list[tuple[Run, Recipe]]:
+    """Return each run with how it is to be attacked, the same way for all."""
+    from multirobust.attacks import threats_from
     from multirobust.config import load_recipe
     from multirobust.experiment.runs import RECIPE
 
-    return load_recipe(run.folder / RECIPE, overrides) if overrides else run.recipe
+    pairs = [
+        (run, load_recipe(run.folder / RECIPE, overrides) if overrides else run.recipe)
+        for run in runs
+    ]
+    first, *others = [(recipe.data.name, threats_from(recipe.threats)) for _, recipe in pairs]
+    for (run, _), kind in zip(pairs[1:], others, strict=True):
+        if kind != first:
+            raise InputError(
+                f"{run.folder} has other data or radii than {runs[0].folder}: one figure shows "
+                "models on the same images at the same benchmark radii; give those runs alone, or "
+                "set the radii with --set threats.preset=NAME."
+            )
+    return pairs
 
 
 def _curves_of(

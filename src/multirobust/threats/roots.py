@@ -36,7 +36,7 @@ def scale_for_l2(squares: Tensor, caps: Tensor, largest: Tensor, done: Tensor) -
     def newton(s: Tensor) -> tuple[Tensor, Tensor]:
         grown = squares * s.to(squares.dtype)
         gap = torch.minimum(grown, caps).sum(1, keepdim=True) - 1
-        free = (caps - grown).sign_().clamp_(min=0)  # faster than a comparison
+        free = (caps - grown).sign_().clamp(min=0)  # faster than a comparison
         slope = free.mul_(squares).sum(1, keepdim=True)
         return gap, s - gap / positive(slope)
 
@@ -63,7 +63,7 @@ def threshold_for_l1(sizes: Tensor, caps: Tensor, r: Tensor, done: Tensor) -> Te
     """
 
     def newton(lam: Tensor) -> tuple[Tensor, Tensor]:
-        kept = torch.minimum(minus(sizes, lam).clamp_(min=0), caps)
+        kept = torch.minimum(minus(sizes, lam).clamp(min=0), caps)
         ratio = kept.sum(1, keepdim=True) / r
         free = (caps - kept).mul_(kept).sign_()  # 0 < kept < cap
         slope = free.sum(1, keepdim=True) / r
