@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -128,7 +129,7 @@ def _grid(
             raise lookup_error("norm of radii", name, threats)
     grid = {}
     for name, threat in threats.items():
-        given = radii.get(name, [share * threat.radius for share in MULTIPLES])
+        given = radii.get(name, _multiples(threat))
         wrong = [radius for radius in given if not (math.isfinite(radius) and radius >= 0)]
         grid[name] = sorted({float(radius) for radius in given if radius > 0})
         if wrong or not grid[name]:
@@ -137,6 +138,15 @@ def _grid(
                 f"{list(given)!r}; leave {name} out for the default."
             )
     return grid
+
+
+def _multiples(threat: Threat) -> list[float]:
+    """Return the default radii, without those that the threat refuses: an linf ball above 1."""
+    radii = []
+    for share in MULTIPLES:
+        with contextlib.suppress(InputError):
+            radii.append(replace(threat, radius=share * threat.radius).radius)
+    return radii
 
 
 def _plan(
