@@ -72,6 +72,7 @@ def test_the_distances_on_a_linear_model_lie_between_the_closed_form_and_its_nex
     curves, norm
 ):
     exact, found = closed_form(norm), curves.distances(norm)
+    print(np.c_[exact, found])
     grid = np.array(curves.radii(norm))
     assert 0 < (exact == 0).sum() < len(exact)
     np.testing.assert_array_equal(found == 0, exact == 0)
@@ -202,9 +203,21 @@ def test_outcomes_of_a_suite_are_no_curves(tmp_path):
         load_curves(tmp_path)
 
 
+def one_step(threat: Threat) -> dict[str, Attack]:
+    return {"pgd": PGD(threat=threat, steps=1, step_size=threat.radius)}
+
+
 def test_the_same_call_gives_the_same_curves_also_after_an_interruption(tmp_path):
-    model, split, ball = half_space(), images(), {"l2": BALLS["l2"]}
-    whole = quick(model, split, ball, radii={"l2": RADII["l2"]}, block_size=10)
+    call = partial(
+        robustness_curve,
+        half_space(),
+        images(),
+        {"l2": BALLS["l2"]},
+        radii={"l2": RADII["l2"]},
+        attack=one_step,
+        block_size=10,
+    )
+    whole = call()
     lines: list[str] = []
 
     def stop(line: str) -> None:
@@ -213,27 +226,13 @@ def test_the_same_call_gives_the_same_curves_also_after_an_interruption(tmp_path
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        quick(
-            model,
-            split,
-            ball,
-            radii={"l2": RADII["l2"]},
-            block_size=10,
-            partial=tmp_path / "p",
-            report=stop,
-        )
+        call(partial=tmp_path / "p", report=stop)
     assert len(list((tmp_path / "p").glob("*.npz"))) == 3 * 3
-    again = quick(
-        model, split, ball, radii={"l2": RADII["l2"]}, block_size=10, partial=tmp_path / "p"
-    )
+    again = call(partial=tmp_path / "p")
     assert not (tmp_path / "p").exists()
     for a, b in zip(whole.outcomes.columns, again.outcomes.columns, strict=True):
         np.testing.assert_array_equal(a.states, b.states)
         np.testing.assert_array_equal(a.distances, b.distances)
-
-
-def one_step(threat: Threat) -> dict[str, Attack]:
-    return {"pgd": PGD(threat=threat, steps=1, step_size=threat.radius)}
 
 
 def test_by_default_the_multiples_of_the_benchmark_radius_that_make_a_ball_are_attacked():
