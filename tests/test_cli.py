@@ -15,7 +15,10 @@ from multirobust import catalog, cli, errors, experiment
 from multirobust.config import load_recipe
 from tiny_runs import SETTINGS
 
-COMMANDS = ("list", "show", "train", "evaluate", "compare", "report", "run", "demo")
+COMMANDS = (
+    *("list", "show", "train", "evaluate", "merge", "compare", "breakdown", "report"),
+    *("run", "demo"),
+)
 MAIN = "import sys; from multirobust.cli import main; sys.argv[0] = 'multirobust'; main()"
 
 

@@ -7,7 +7,6 @@ import re
 import sys
 
 import numpy as np
-import pytest
 import torch
 
 from linear_oracles import HalfSpace
@@ -24,9 +23,8 @@ class Terminal(io.StringIO):
         return True
 
 
-@pytest.fixture
-def terminal(monkeypatch) -> Terminal:
-    """A terminal of 80 columns as standard error."""
+def open_terminal(monkeypatch) -> Terminal:
+    """Return a terminal of 80 columns that stands in for standard error."""
     stream = Terminal()
     monkeypatch.setattr(sys, "stderr", stream)
     for name, value in {"TERM": "xterm-256color", "COLUMNS": "80", "LINES": "24"}.items():
@@ -44,7 +42,8 @@ def refresh(display: LiveDisplay) -> None:
     display._progress.refresh()
 
 
-def test_the_line_shows_the_attack_the_images_done_their_total_and_those_standing(terminal):
+def test_the_line_shows_the_attack_the_images_done_their_total_and_those_standing(monkeypatch):
+    terminal = open_terminal(monkeypatch)
     with LiveDisplay("sat-s0") as display:
         display.attack("square_linf", 1000)
         refresh(display)
@@ -58,7 +57,8 @@ def test_the_line_shows_the_attack_the_images_done_their_total_and_those_standin
         assert re.search(r"sat-s0 apgd_ce_l2 .* 0/770 images 770 stand", lines(terminal)[-1])
 
 
-def test_the_line_fits_a_terminal_of_80_columns_with_rate_and_time_left(terminal, monkeypatch):
+def test_the_line_fits_a_terminal_of_80_columns_with_rate_and_time_left(monkeypatch):
+    terminal = open_terminal(monkeypatch)
     now = [0.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
     with LiveDisplay("sat-s0") as display:
@@ -74,7 +74,8 @@ def test_the_line_fits_a_terminal_of_80_columns_with_rate_and_time_left(terminal
         assert len(last) <= 80
 
 
-def test_a_printed_line_stands_whole_above_the_moving_one(terminal):
+def test_a_printed_line_stands_whole_above_the_moving_one(monkeypatch):
+    terminal = open_terminal(monkeypatch)
     message = "[bold]no markup[/bold] " + "x" * 100
     with LiveDisplay() as display:
         display.attack("a", 10)
@@ -84,7 +85,8 @@ def test_a_printed_line_stands_whole_above_the_moving_one(terminal):
         assert "0/10 images" in lines(terminal)[-1]
 
 
-def test_shown_moves_on_a_terminal(terminal):
+def test_shown_moves_on_a_terminal(monkeypatch):
+    terminal = open_terminal(monkeypatch)
     with shown("title", lambda line: None) as (display, tell):
         display.attack("a", 10)
         refresh(display)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
+import torch
 
 from multirobust import catalog
 from multirobust.attacks import (
@@ -14,8 +16,10 @@ from multirobust.attacks import (
     Tournament,
     WorstCase,
 )
+from multirobust.attacks.corruptions import CORRUPTIONS
 from multirobust.config import AttackConfig, EvaluationConfig, NormAttack
-from multirobust.errors import InputError
+from multirobust.data import Split
+from multirobust.errors import DataError, InputError
 from multirobust.evaluation import SUITES, NamedAttack, Suite, build_suite
 from multirobust.threats import L2, Linf, threats_for
 
@@ -121,3 +125,22 @@ def test_severities_choose_levels_and_one_that_is_not_published_is_told():
 def test_a_suite_of_an_unknown_mode_is_told():
     with pytest.raises(InputError, match="Unknown mode: 'all'"):
         Suite("s", (NamedAttack("a", pgd(Linf(0.1))),), mode="all")
+
+
+def test_corruptions_are_read_from_published_files_that_belong_to_the_images(tmp_path):
+    split = Split(torch.zeros((4, 3, 32, 32), dtype=torch.uint8), torch.tensor([1, 0, 2, 1]))
+    np.save(tmp_path / "labels.npy", np.tile(split.labels.numpy(), 5))
+    for name in CORRUPTIONS:
+        images = np.full((20, 32, 32, 3), len(name), dtype=np.uint8)
+        np.save(tmp_path / f"{name}.npy", images)
+    config = EvaluationConfig(severities=(3,), corruptions=str(tmp_path))
+    suite = build_suite("corruptions", THREATS, config, split.first(3))
+    fog = next(named for named in suite.attacks if named.name == "fog_3")
+    assert fog.threat_name == "fog@3"
+    assert fog.attack.images.shape == (3, 3, 32, 32)
+    assert (fog.attack.images == len("fog")).all()
+    with pytest.raises(InputError, match="stored corruptions belong to images, got none"):
+        build_suite("corruptions", THREATS, config)
+    other = Split(split.images, split.labels + 1)
+    with pytest.raises(DataError, match="labels"):
+        build_suite("corruptions", THREATS, config, other)

@@ -68,8 +68,9 @@ class CarliniWagner(FoolboxAttack):
         steps: Of Adam for each weight, at least 1.
         step_size: Of Adam, in the space of the inverse hyperbolic tangent.
         weight: The first weight of the margin.
-        abort_early: End a round when the loss, summed over the batch, falls no more. As that
-            depends on the other images of the batch, False makes results independent of them.
+        abort_early: End a round when the loss, summed over the batch, falls no more, as foolbox
+            does unless told otherwise. False costs more passes, may find closer images, and makes
+            results independent of the other images of the batch.
 
     References: Carlini and Wagner, Towards evaluating the robustness of neural networks, IEEE S&P
     2017. Rauber et al., foolbox 3.3.4.

@@ -200,6 +200,7 @@ class EvaluationConfig(Section):
             standing ("per_threat"), what all earlier ones left ("cascade"), or as is usual for the
             suite ("auto").
         severities: Levels of the attacks that no norm measures, from 1 on; None takes all.
+        corruptions: Folder of the published files of CIFAR-10-C; None computes corruptions.
     """
 
     suite: str = "quick"
@@ -216,6 +217,7 @@ class EvaluationConfig(Section):
     block_size: Count = 512
     mode: Literal["auto", "breakdown", "per_threat", "cascade"] = "auto"
     severities: Annotated[tuple[Count, ...], Field(min_length=1)] | None = None
+    corruptions: str | None = None
 
 
 class Recipe(Section):

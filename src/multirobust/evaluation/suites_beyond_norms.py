@@ -20,11 +20,14 @@ from multirobust.attacks import (
     SpatialGrid,
     SpatialRandom,
     StAdv,
+    StoredImages,
 )
 from multirobust.attacks.corruptions import CORRUPTIONS
 from multirobust.attacks.corruptions import SEVERITIES as CORRUPTION_LEVELS
+from multirobust.data import Split, corrupted_images
 from multirobust.errors import InputError
 from multirobust.evaluation.named import NamedAttack, Suite
+from multirobust.threats import Transformation
 
 __all__ = ["corruptions", "spatial", "unforeseen"]
 
@@ -80,18 +83,40 @@ def unforeseen(severities: Sequence[int] | None = None) -> Suite:
     return Suite("unforeseen", tuple(attacks))
 
 
-def corruptions(severities: Sequence[int] | None = None) -> Suite:
+def corruptions(
+    severities: Sequence[int] | None = None,
+    *,
+    folder: str | None = None,
+    split: Split | None = None,
+) -> Suite:
     """The 19 common corruptions, at five severities unless some are named.
+
+    Args:
+        severities: Which, from 1 to 5; None takes all.
+        folder: Of the published files of CIFAR-10-C; None computes the corruptions.
+        split: The clean images that those files belong to.
 
     References: Hendrycks and Dietterich, ICLR 2019.
     """
-    levels = _levels("corruptions", CORRUPTION_LEVELS, severities)
     attacks = [
-        NamedAttack(f"{name}_{level}", Corruption(name, level), f"{name}@{level}")
+        NamedAttack(
+            f"{name}_{level}",
+            _stored(folder, name, level, split) if folder else Corruption(name, level),
+            f"{name}@{level}",
+        )
         for name in CORRUPTIONS
-        for level, _ in levels
+        for level, _ in _levels("corruptions", CORRUPTION_LEVELS, severities)
     ]
     return Suite("corruptions", tuple(attacks))
+
+
+def _stored(folder: str, name: str, level: int, split: Split | None) -> Attack:
+    if split is None:
+        raise InputError(
+            "split: stored corruptions belong to images, got none; pass the clean test split."
+        )
+    images = corrupted_images(folder, name, level, test=split)
+    return StoredImages(Transformation(name, float(level)), images)
 
 
 def _leveled(name: str, make: Callable[..., Attack], level: int, radius: float) -> NamedAttack:

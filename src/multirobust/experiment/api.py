@@ -109,7 +109,7 @@ def evaluate(
     recipe = _checked_recipe(recipe, split.source)
     if isinstance(suite, str):
         threats = threats_from(recipe.threats)
-        suite = evaluation.build_suite(suite, threats, recipe.evaluation)
+        suite = evaluation.build_suite(suite, threats, recipe.evaluation, split)
     return evaluation.evaluate_suite(
         model,
         split,

@@ -177,7 +177,7 @@ def evaluate_and_save(
     outcomes = evaluation.evaluate_suite(
         model,
         images,
-        evaluation.build_suite(config.suite, threats_from(recipe.threats), config),
+        evaluation.build_suite(config.suite, threats_from(recipe.threats), config, images),
         mode=None if config.mode == "auto" else config.mode,
         batch_size=config.batch_size,
         block_size=config.block_size,
