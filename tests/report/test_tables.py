@@ -5,11 +5,12 @@ import importlib
 import re
 import statistics
 
+import numpy as np
 import pytest
 
 from multirobust.errors import InputError
-from multirobust.evaluation import wilson
-from multirobust.report import comparison, duration, latex, markdown, text
+from multirobust.evaluation import AttackColumn, Outcomes, wilson
+from multirobust.report import RunResult, comparison, duration, latex, markdown, text
 
 
 def cells(table, name):
@@ -165,3 +166,30 @@ def test_latex_writes_ranges_and_deviations_in_its_own_signs(run):
     seeds = latex(comparison([run("a", seed, linf=0.4 + seed / 10) for seed in range(2)]))
     assert r"$\pm$ 7.1" in seeds
     assert "±" not in seeds.split("tabular", 1)[1]
+
+
+def test_findings_of_the_audit_stand_below_the_table():
+    found = [{"code": "randomness", "message": "m"}, {"code": "randomness", "message": "n"}]
+    result = RunResult("sat", 0, outcomes_of(audit=found))
+    notes = comparison([result]).notes
+    assert any(
+        note.startswith("Caution: the audit of sat (seed 0) found randomness;") for note in notes
+    )
+
+
+def test_images_spared_by_a_cascade_are_told_from_errors():
+    states = {"linf": [1, 0, 0, 0], "l2": [3, 0, 1, 0]}
+    notes = comparison([RunResult("sat", 0, outcomes_of(states))]).notes
+    assert any("mode cascade" in note for note in notes)
+    assert not any("errors" in note for note in notes)
+
+
+def outcomes_of(states=None, **manifest) -> Outcomes:
+    states = states or {"linf": [1, 0, 0, 0]}
+    columns = tuple(
+        AttackColumn(f"a_{name}", name, 0.1, np.array(codes), np.zeros(len(codes)))
+        for name, codes in states.items()
+    )
+    n = len(columns[0].states)
+    zeros = np.zeros(n, dtype=int)
+    return Outcomes(np.arange(n), zeros, zeros, columns, dict(manifest))

@@ -76,7 +76,7 @@ def robustness_curve(
         manifest: What the curves should say besides what is known here, as JSON values.
         partial: Folder for what is done so far, removed at the end. Killed at any point, the same
             call goes on there and gives the same curves.
-        report: Receives a line when a radius is done.
+        report: Receives a line when a radius is done at which any image was attacked.
         display: Shows progress.
 
     Raises:
@@ -170,7 +170,9 @@ def _columns(
         columns.append(replace(column, threat=threat))
         following = plan[i + 1 : i + 2]
         if not following or following[0].threat.radius != column.radius:
-            report(_summary([done for done in columns if done.threat == threat]))
+            here = [done for done in columns if done.threat == threat]
+            if any(done.forwards for done in here):
+                report(_summary(here))
     return columns
 
 

@@ -269,6 +269,13 @@ def _notes(groups: dict[str, list[RunResult]], threats: Sequence[str]) -> Iterab
             "low–high without brackets: images that one threat broke were spared the others "
             "(mode cascade); the union is exact."
         )
+    for run in runs:
+        codes = dict.fromkeys(found["code"] for found in run.outcomes.manifest.get("audit") or [])
+        if codes:
+            yield (
+                f"Caution: the audit of {run.name} (seed {run.seed}) found {', '.join(codes)}; see "
+                "its outcomes.json."
+            )
     if len(sizes) > 1:
         yield "Caution: the runs were evaluated on different numbers of images."
     if any(set(run.outcomes.threats) != set(threats) for run in runs):
