@@ -97,7 +97,8 @@ def compare(options: argparse.Namespace) -> Iterable[dict]:
         for name in options.attacks:
             attack = ours(name, balls[name.rsplit("_", 1)[1]], options.divisor)
             peer = foolbox_attack(name, options.divisor)
-            yield {"run": run.name, "attack": name} | row(
+            shape = "x".join(map(str, x.shape[1:]))
+            yield {"run": run.name, "shape": shape, "attack": name} | row(
                 model, attack, peer, x, y, min(options.single, len(x))
             )
 

@@ -75,11 +75,11 @@ def evaluate_external(
         RunError: If the folder cannot be written.
     """
     recipe = _recipe(data, overrides)
-    limit = recipe.evaluation.limit
+    shard = shard or Shard()
+    settings, limit = _settings(recipe, shard, seed), recipe.evaluation.limit
     split = datasets.load_split(data, folder=data_folder or recipe.data.folder, limit=limit)
     classifier = load_external(model, weights=weights, options=options)
-    name, shard = name or _short(model), shard or Shard()
-    settings = _settings(recipe, shard, seed)
+    name = name or _short(model)
     folder = output or _default_folder(name, data, shard, settings)
     make_folder(folder)
     manifest = {
@@ -117,6 +117,8 @@ def evaluate_external(
 def _recipe(data: str, overrides: Sequence[str]) -> Recipe:
     if data in datasets.DATASETS:
         return load_recipe(data, overrides)
+    if not Path(data).expanduser().exists():
+        datasets.load_split(data)  # says what there is
     recipe = load_recipe(FALLBACK, overrides)
     config, said = recipe.evaluation, {text.partition("=")[0].strip() for text in overrides}
     suite = build_suite(config.suite, threats_from(recipe.threats), config)

@@ -24,10 +24,12 @@ def breakdown(outcomes: Outcomes) -> Table:
     Args:
         outcomes: Of one evaluation, at best in the mode "breakdown": where an attack was spared
             what an earlier one broke, its own accuracy is a range.
+
+    Raises:
+        InputError: If there is no attack.
     """
-    found = contributions(outcomes)
+    union, found = outcomes.union(), contributions(outcomes)
     rows = [Row(attack.attack, _cells(attack)) for attack in found]
-    union = outcomes.union()
     total = (
         Cell(_percent(union)),
         Cell(f"{int((outcomes.predictions == outcomes.labels).sum())}"),
