@@ -44,8 +44,8 @@ def shown(table) -> dict[str, dict[str, str]]:
 def test_every_number_is_the_count_of_the_images_it_names():
     rows = shown(breakdown(outcomes()))
     expected = {
-        "a": ("75.0", "7", "2", "1", "0", "3.0", "2.0 s"),
-        "b": ("62.5–75.0", "7", "1", "0", "1", "31", "30 s"),
+        "a": ("62.5", "7", "2", "1", "0", "3.0", "2.0 s"),
+        "b": ("50.0–62.5", "7", "1", "0", "1", "31", "30 s"),
         "c": ("50.0", "7", "1", "1", "0", "601", "10 min"),
         "all (union)": ("25.0–37.5", "7", "4", "–", "1", "635", "11 min"),
     }
@@ -85,12 +85,12 @@ def test_each_form_has_a_row_for_every_attack_in_the_order_of_the_suite(render):
     table = breakdown(outcomes())
     lines = render(table).splitlines()
     begun = [
-        next(i for i, line in enumerate(lines) if line.lstrip("| ").startswith(f"{name} "))
+        next(i for i, line in enumerate(lines) if line.lstrip("| ").lower().startswith(f"{name} "))
         for name in ("attack", *TABLE, "all (union)")
     ]
     assert begun == sorted(begun)
     place = begun[2]
-    assert "62.5" in lines[place]
+    assert "50.0" in lines[place]
     assert "31" in lines[place]
     assert "on 8 images" in render(table)
 

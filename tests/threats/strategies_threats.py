@@ -13,9 +13,11 @@ __all__ = ["pairs", "threats"]
 KINDS = (Linf, L2, L1)
 
 threats = st.builds(
-    lambda kind, exponent: kind(10.0**exponent), st.sampled_from(KINDS), st.floats(-4, 1)
+    lambda kind, exponent: kind(10.0 ** (exponent if kind is not Linf else min(exponent, 0.0))),
+    st.sampled_from(KINDS),
+    st.floats(-4, 1),
 )
-"""Radii over five decades, 1e-4 to 10."""
+"""Radii over five decades, 1e-4 to 10, or in linf, where there is none above 1, to 1."""
 
 
 @st.composite

@@ -132,7 +132,7 @@ class APGD(IterativeAttack):
             "iterate": moved,
             "steps": state["steps"] + 1,
         }
-        return self._narrowed(state, last) if self.wide else state
+        return state if last is None else self._narrowed(state, last)
 
     def _budget(self, state: State) -> tuple[Tensor | int, Tensor | None]:
         """Return what checkpoints are shares of and, if wide, which rows ask no more in a phase.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.autograd import forward_ad
 
 __all__ = ["is_plain", "quick_l2"]
@@ -20,9 +21,10 @@ def is_plain(*tensors: Tensor) -> bool:
     """Tell whether these are numbers on a CPU that no derivative, tracer or vmap looks at."""
     if torch.is_grad_enabled() or forward_ad._current_level >= 0 or torch.compiler.is_compiling():
         return False
-    wrapped = torch._C._functorch.is_functorch_wrapped_tensor  # by vmap
     return all(
-        type(tensor) is Tensor and tensor.device.type == "cpu" and not wrapped(tensor)
+        type(tensor) is Tensor
+        and tensor.device.type == "cpu"
+        and not is_functorch_wrapped_tensor(tensor)
         for tensor in tensors
     )
 
