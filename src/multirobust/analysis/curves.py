@@ -10,7 +10,7 @@ from typing import Any, Literal, final
 
 import numpy as np
 
-from multirobust.analysis.plots import FAINT, LABELS, STYLE, WIDTH, _printable
+from multirobust.analysis.plots import FAINT, LABELS, STYLE, WIDTH, printable
 from multirobust.errors import InputError, lookup_error
 
 __all__ = ["CurveLine", "CurvePanel", "curves_figure"]
@@ -134,7 +134,7 @@ def _draw_panel(axes: Any, panel: CurvePanel, names: Sequence[str]) -> None:
         axes.step(x, value, where="post", color=color, linestyle=dash, linewidth=1.4)
     mark = panel.benchmark * scale
     axes.axvline(mark, color="#777777", linewidth=0.9, linestyle=":", zorder=1)
-    label = LABELS.get(panel.norm, _printable(panel.norm))
+    label = LABELS.get(panel.norm, printable(panel.norm))
     axes.set(xlim=(0, end or 1), ylim=(0, 102), xlabel=f"{label} radius{unit}")
     axes.yaxis.grid(True, color=FAINT, linewidth=0.6)
     axes.set_axisbelow(True)
@@ -148,7 +148,7 @@ def _label_lines(axes: Any, panel: CurvePanel, names: Sequence[str]) -> None:
         color, _ = _look(names.index(line.name))
         share = _at(line, panel.benchmark)
         number = f"{100 * share:.1f}" if panel.benchmark <= line.radius[-1] else "not attacked"
-        rows.append((f"{_printable(line.name)} {number}", color))
+        rows.append((f"{printable(line.name)} {number}", color))
     for i, (text, color) in enumerate(rows):
         axes.annotate(
             text, (1, 1), (-2, -2 - 10.5 * i), xycoords="axes fraction",

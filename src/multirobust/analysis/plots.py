@@ -17,7 +17,7 @@ import numpy as np
 from multirobust.analysis.placement import Rectangle, place_labels
 from multirobust.errors import InputError
 
-__all__ = ["per_norm_bars", "union_against_cost"]
+__all__ = ["per_norm_bars", "printable", "union_against_cost"]
 
 # Okabe and Ito's palette, which people with any common color blindness can tell apart.
 COLORS = {
@@ -77,11 +77,11 @@ def per_norm_bars(
         spare = iter(SPARE_COLORS * len(groups))
         for g, group in enumerate(groups):
             color = COLORS.get(group) or next(spare)
-            label = LABELS.get(group, _printable(group))
+            label = LABELS.get(group, printable(group))
             rows = np.arange(len(names)) * block + g
             _draw_bars(axes, rows, values[:, g], low[:, g], high[:, g], color, label)
         axes.set_yticks(
-            np.arange(len(names)) * block + (len(groups) - 1) / 2, [_printable(n) for n in names]
+            np.arange(len(names)) * block + (len(groups) - 1) / 2, [printable(n) for n in names]
         )
         axes.tick_params(axis="y", length=0)
         axes.set(xlim=(0, 109), ylim=(len(names) * block - 1.2, -1.0), xlabel="Accuracy (%)")
@@ -132,13 +132,13 @@ def union_against_cost(
         _scale_costs(axes, costs)
         top = min(100.0, max(5.0, 108 * float(np.nanmax(high))))
         axes.set(
-            xlabel=_printable(cost_label),
+            xlabel=printable(cost_label),
             ylabel="Accuracy under the union of attacks (%)",
             ylim=(-0.03 * top, top),
         )
         axes.grid(True, color=FAINT, linewidth=0.6)
         axes.set_axisbelow(True)
-        _label_points(figure, axes, [_printable(n) for n in names], costs, values, low, high)
+        _label_points(figure, axes, [printable(n) for n in names], costs, values, low, high)
     return svg.getvalue()
 
 
@@ -236,6 +236,6 @@ def _check(shape: tuple[int, ...], **arrays: np.ndarray) -> None:
             )
 
 
-def _printable(name: str) -> str:
+def printable(name: str) -> str:
     """Drop what XML cannot hold."""
     return "".join(c if c.isprintable() else " " for c in name)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 
-from multirobust.cli import evaluating, reading, training
+from multirobust.cli import curves, evaluating, reading, training
 from multirobust.cli.common import app, tell
 from multirobust.errors import InputError, Interrupted, MultirobustError
 
-__all__ = ["app", "evaluating", "main", "reading", "training"]
+__all__ = ["app", "curves", "evaluating", "main", "reading", "training"]
 
 _COMMANDS = {
     "list": training.list_names,
@@ -18,6 +18,7 @@ _COMMANDS = {
     "merge": evaluating.merge,
     "compare": reading.compare,
     "breakdown": reading.breakdown,
+    "curve": curves.curve,
     "report": reading.report,
     "run": training.run_recipe,
     "demo": training.demo,

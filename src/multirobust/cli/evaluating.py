@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -185,7 +186,7 @@ def _evaluate_model(
     typer.echo(f"Outcomes: {folder}")
 
 
-def _check_absent(values: dict[str, object], why: str) -> None:
+def _check_absent(values: Mapping[str, object], why: str) -> None:
     for name, value in values.items():
         if value:
             raise InputError(f"{name} {why}.")

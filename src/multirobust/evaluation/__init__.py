@@ -4,6 +4,9 @@ from multirobust.evaluation.audit import Finding, audit_model, audit_outcomes
 from multirobust.evaluation.blocks import Shard
 from multirobust.evaluation.classifier import check_classifier, check_model
 from multirobust.evaluation.contributions import Contribution, contributions
+from multirobust.evaluation.curve_attacks import CurveAttacks, Shortened
+from multirobust.evaluation.curve_run import robustness_curve
+from multirobust.evaluation.curves import Curves, load_curves, save_curves
 from multirobust.evaluation.display import EvaluationDisplay, LiveDisplay, shown
 from multirobust.evaluation.evaluate import evaluate_suite
 from multirobust.evaluation.intervals import Estimate, mean_and_std, wilson
@@ -19,6 +22,8 @@ __all__ = [
     "SUITES",
     "AttackColumn",
     "Contribution",
+    "CurveAttacks",
+    "Curves",
     "Estimate",
     "EvaluationDisplay",
     "Finding",
@@ -27,6 +32,7 @@ __all__ = [
     "Outcomes",
     "PairedComparison",
     "Shard",
+    "Shortened",
     "State",
     "Suite",
     "audit_model",
@@ -37,10 +43,13 @@ __all__ = [
     "contributions",
     "evaluate_suite",
     "load",
+    "load_curves",
     "mcnemar",
     "mean_and_std",
     "merge",
+    "robustness_curve",
     "save",
+    "save_curves",
     "shown",
     "wilson",
 ]

@@ -20,7 +20,7 @@ from multirobust.evaluation.classifier import check_classifier, device_of
 from multirobust.evaluation.curve_attacks import CurveAttacks
 from multirobust.evaluation.curves import Curves, at_radius
 from multirobust.evaluation.display import EvaluationDisplay, NoDisplay
-from multirobust.evaluation.evaluate import _facts_of
+from multirobust.evaluation.evaluate import facts_of
 from multirobust.evaluation.named import NamedAttack
 from multirobust.evaluation.outcomes import AttackColumn
 from multirobust.evaluation.partial import PartialResults
@@ -96,7 +96,7 @@ def robustness_curve(
         "seed": seed,
         "batch_size": batch_size,
         "block_size": block_size,
-        **_facts_of(model, split),
+        **facts_of(model, split),
     }
     attacks = [[named.name, repr(named.attack)] for named in plan]
     done = PartialResults(partial, facts | {"attacks": attacks})

@@ -26,7 +26,7 @@ from multirobust.evaluation.suites import MODES, Suite
 from multirobust.provenance import provenance
 from multirobust.threats import Threat
 
-__all__ = ["evaluate_suite"]
+__all__ = ["evaluate_suite", "facts_of"]
 
 
 def evaluate_suite(
@@ -108,7 +108,7 @@ def evaluate_suite(
         "shard": str(shard),
         "batch_size": batch_size,
         "block_size": block_size,
-        **_facts_of(model, split),
+        **facts_of(model, split),
     }
     attacks = [[named.name, repr(named.attack)] for named in suite.attacks]
     done = PartialResults(partial, facts | {"attacks": attacks, "keep_images": keep})
@@ -145,7 +145,7 @@ def _columns(
     return columns
 
 
-def _facts_of(model: nn.Module, split: Split) -> dict[str, Any]:
+def facts_of(model: nn.Module, split: Split) -> dict[str, Any]:
     """Return what identifies a model and the images that it is attacked on."""
     return {
         "images": len(split),
