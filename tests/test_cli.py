@@ -17,7 +17,7 @@ from tiny_runs import SETTINGS
 
 COMMANDS = (
     *("list", "show", "train", "evaluate", "merge", "compare", "breakdown", "report"),
-    *("run", "demo"),
+    *("curve", "run", "demo"),
 )
 MAIN = "import sys; from multirobust.cli import main; sys.argv[0] = 'multirobust'; main()"
 

@@ -69,6 +69,7 @@ ATTACKS: dict[str, Attack] = {
     "apgd_linf": APGD(threat=LINF, iterations=9),
     "apgd_l2": APGD(threat=TWO, iterations=9, objective=DLR()),
     "apgd_l1": APGD(threat=ONE, iterations=9, restarts=2),
+    "apgd_wide": APGD(threat=ONE, iterations=9, wide=True),
     "apgd_targeted": APGD(threat=TWO, iterations=9, objective=TargetedDLR(), targets=9),
     "fab_linf": FAB(threat=LINF, iterations=9),
     "fab_l2": FAB(threat=TWO, iterations=9, targets=1),

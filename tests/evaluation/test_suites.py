@@ -7,8 +7,10 @@ import torch
 from multirobust import catalog
 from multirobust.attacks import (
     APGD,
+    DLR,
     FAB,
     PGD,
+    CrossEntropy,
     Margin,
     Restarts,
     Square,
@@ -97,6 +99,16 @@ def test_autoattack_is_the_published_four_with_the_published_budgets():
         assert targeted == APGD(**steps, objective=TargetedDLR(), targets=5 if one else 9)
         assert fab == FAB(threat=threat, iterations=101, targets=9)
         assert square == Square(threat=threat, iterations=5001)
+
+
+def test_the_suite_for_random_models_asks_twenty_times():
+    suite = build_suite("autoattack_rand", THREATS, CONFIG)
+    expected = [
+        APGD(threat=threat, iterations=101, objective=objective, eot=20)
+        for threat in THREATS.values()
+        for objective in (CrossEntropy(), DLR())
+    ]
+    assert [named.attack for named in suite.attacks] == expected
 
 
 def test_fast_is_one_tournament_a_norm():

@@ -69,13 +69,7 @@ def autoattack_rand(threats: Mapping[str, Threat]) -> Suite:
     attacks = [
         NamedAttack(
             f"apgd_{name}_{threat.norm}",
-            APGD(
-                threat=threat,
-                iterations=_questions(threat),
-                objective=objective,
-                eot=20,
-                wide=threat.norm == "l1",
-            ),
+            APGD(threat=threat, iterations=STEPS + 1, objective=objective, eot=20),
         )
         for threat in threats.values()
         for name, objective in (("ce", APGD.objective), ("dlr", DLR()))
