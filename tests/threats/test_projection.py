@@ -223,10 +223,10 @@ def test_an_image_that_is_inside_is_returned_bit_for_bit(threat):
     assert torch.equal(threat.project(x, x), x)
 
 
-@pytest.mark.parametrize("kind", [Linf, L2, L1])
-def test_a_ball_larger_than_the_box_only_clips(kind):
+@pytest.mark.parametrize("threat", [Linf(1.0), L2(1e9), L1(1e9)], ids=["linf", "l2", "l1"])
+def test_a_ball_larger_than_the_box_only_clips(threat):
     x_adv, x = displaced((2, 3, 8, 8), 10.0)
-    assert torch.equal(kind(1e9).project(x_adv, x), x_adv.clamp(0, 1))
+    assert torch.equal(threat.project(x_adv, x), x_adv.clamp(0, 1))
 
 
 @of_every_norm

@@ -74,7 +74,7 @@ class PGD(Attack):
         check_batch(x, y)
         x = x.detach()
         x_adv = self.threat.sample(x, generator) if self.random_start else x
-        with attacking(model):
+        with attacking(model), torch.no_grad():
             loss = self.objective.bind(model, x, y)
             best = _Best(model, x, y) if self.keep == "best" else None
             for _ in range(self.steps):
@@ -83,8 +83,7 @@ class PGD(Attack):
                     best.offer(x_adv, logits)
                 x_adv = self._step(x_adv, gradient, x)
             if best:
-                with torch.no_grad():
-                    best.offer(x_adv, model(x_adv))
+                best.offer(x_adv, model(x_adv))
                 return best.x_adv
         return x_adv
 
@@ -156,7 +155,7 @@ class MSD(Attack):
         """See `Attack.__call__`. Draws nothing: the generator is not used."""
         check_batch(x, y)
         x = x_adv = x.detach()
-        with attacking(model):
+        with attacking(model), torch.no_grad():
             loss = self.objective.bind(model, x, y)
             for _ in range(self.steps):
                 gradient, _ = input_gradient(model, x_adv, loss)
