@@ -88,14 +88,15 @@ class Tournament(Attack):
     """
 
     threat: Threat
-    opening: int = 20
+    opening: int = 40
     rounds: tuple[Round, ...] = (
         Round(iterations=20, targets=9),
-        Round(iterations=50, targets=3, resumes=True),
+        Round(iterations=50, targets=5, resumes=True),
+        Round(iterations=100, targets=3),
         Round(iterations=100, targets=3),
     )
-    reach: float = 2.0
-    slack: float = 0.05
+    reach: float = 3.0
+    slack: float = 0.1
     probe: int = 100
     masked_share: float = 0.1
     square: int = 5000
