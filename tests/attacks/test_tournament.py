@@ -251,4 +251,4 @@ def test_a_batch_needs_a_row():
 def test_the_published_budgets_are_the_default_of_the_fallback():
     attack = Tournament(threat=Linf(0.1))
     assert (attack.square, attack.fab) == (Square(threat=Linf(0.1)).iterations, 100)
-    assert attack.most_passes == 2 * (20 + 180 + 150 + 300) + 1 + 100
+    assert attack.most_passes == 2 * (40 + 180 + 250 + 300 + 300) + 1 + 100

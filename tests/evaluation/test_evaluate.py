@@ -380,3 +380,11 @@ def test_a_limit_below_one_is_an_error(limit):
 def test_a_batch_size_below_one_is_an_error():
     with pytest.raises(InputError, match="batch_size must be a whole number"):
         evaluate_suite(half_space(), images(), suite_of(weak()), batch_size=0)
+
+
+@pytest.mark.parametrize("threat", [L2(4.1), L1(16.1)], ids=["l2", "l1"])
+def test_a_ball_that_holds_every_image_is_a_radius_of_the_wrong_scale(threat):
+    with pytest.raises(
+        InputError, match=r"on the \[0, 1\] pixel scale, .* write 128 / 255, not 128"
+    ):
+        evaluate_suite(half_space(), images(), suite_of(weak(threat)))

@@ -7,6 +7,7 @@ from typing import final
 
 import numpy as np
 
+from multirobust.errors import InputError
 from multirobust.evaluation.intervals import Estimate
 from multirobust.evaluation.outcomes import Outcomes
 from multirobust.evaluation.state import State
@@ -46,7 +47,12 @@ def contributions(outcomes: Outcomes) -> list[Contribution]:
     """Return what each attack adds, in the order of the suite.
 
     An image that the model gets wrong without any attack is nobody's.
+
+    Raises:
+        InputError: If there is no attack.
     """
+    if not outcomes.columns:
+        raise InputError("contributions: needs at least one attack, got none; evaluate a suite.")
     right = outcomes.predictions == outcomes.labels
     broken = np.array([column.states == State.BROKEN for column in outcomes.columns]) & right
     found = []

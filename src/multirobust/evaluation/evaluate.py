@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from multirobust.evaluation.suites import MODES, Suite
 from multirobust.provenance import provenance
 from multirobust.threats import Threat
 
-__all__ = ["evaluate_suite", "facts_of"]
+__all__ = ["evaluate_suite", "facts_of", "refuse_findings"]
 
 
 def evaluate_suite(
@@ -84,15 +84,16 @@ def evaluate_suite(
         The outcomes, in the order of the split.
 
     Raises:
-        InputError: If an argument is out of range, the model is not a classifier of these images
-            (see `check_classifier`) or hides its gradient from an attack that needs it, or, with
-            strict, if the audit finds anything.
+        InputError: If an argument is out of range, a ball holds the whole pixel box, the model is
+            not a classifier of these images (see `check_classifier`) or hides its gradient from an
+            attack that needs it, or, with strict, if the audit finds anything.
         RunError: If a folder cannot be written.
     """
     mode = mode or suite.mode
     if mode not in MODES:
         raise lookup_error("mode", mode, MODES)
     check_classifier(model, split)
+    _check_radii(suite, split)
     split = split.first(min(limit, len(split))) if limit is not None else split
     shard, device = shard or Shard(), torch.device(device or device_of(model))
     blocks = blocks_of(len(split), block_size, shard)
@@ -122,6 +123,22 @@ def evaluate_suite(
     outcomes.manifest["audit"] = findings + _told(found, strict, report)
     done.clear()
     return outcomes
+
+
+def _check_radii(suite: Suite, split: Split) -> None:
+    """Raise where a ball holds all images, as one of radius 128 in place of 128 / 255 does."""
+    shape = (1, *split.images.shape[1:])
+    for named in suite.attacks:
+        threat = named.threat
+        if not isinstance(threat, Threat):
+            continue
+        farthest = float(threat.distance(torch.ones(shape), torch.zeros(shape)))
+        if threat.radius > farthest:
+            raise InputError(
+                f"{named.threat_name}: radius must be on the [0, 1] pixel scale, got "
+                f"{threat.radius:g}, where no two images of shape {shape[1:]} are farther apart "
+                f"than {farthest:.4g}; write 128 / 255, not 128."
+            )
 
 
 def _audited(
@@ -155,17 +172,28 @@ def facts_of(model: nn.Module, split: Split) -> dict[str, Any]:
     }
 
 
+def refuse_findings(found: Sequence[Mapping[str, str]]) -> None:
+    """Raise the first of an audit's findings, as a manifest holds them.
+
+    Raises:
+        InputError: If there is any.
+    """
+    for finding in found:
+        raise InputError(
+            f"audit: {finding['code']}: {finding['message']} Mend it, or go on without strict."
+        )
+
+
 def _told(
     findings: tuple[Finding, ...], strict: bool, report: Callable[[str], None]
 ) -> list[dict[str, str]]:
     """Report the findings and return them as JSON values; with strict, raise the first."""
+    found = [{"code": finding.code, "message": finding.message} for finding in findings]
+    if strict:
+        refuse_findings(found)
     for finding in findings:
-        if strict:
-            raise InputError(
-                f"audit: {finding.code}: {finding.message} Mend it, or go on without strict."
-            )
         report(f"audit: {finding.code}: {finding.message}")
-    return [{"code": finding.code, "message": finding.message} for finding in findings]
+    return found
 
 
 def _summary(column: AttackColumn, errors: list[str]) -> str:

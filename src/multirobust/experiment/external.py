@@ -15,6 +15,7 @@ from multirobust.attacks import threats_from
 from multirobust.config import Recipe, load_recipe
 from multirobust.errors import DataError, InputError
 from multirobust.evaluation import EvaluationDisplay, Outcomes, Shard, build_suite, load
+from multirobust.evaluation.evaluate import refuse_findings
 from multirobust.experiment.pipeline import evaluate_and_save
 from multirobust.experiment.runs import make_folder
 from multirobust.models.external import load_external
@@ -187,10 +188,8 @@ def _known(
             "another --output, or remove it."
         )
     _check_settings(folder, known.manifest.get("evaluation"), manifest["evaluation"])
-    for finding in known.manifest.get("audit", []) if strict else []:
-        raise InputError(
-            f"audit: {finding['code']}: {finding['message']} Mend it, or go on without strict."
-        )
+    if strict:
+        refuse_findings(known.manifest.get("audit") or [])
     return known if not save_images or (folder / "adversarial").is_dir() else None
 
 

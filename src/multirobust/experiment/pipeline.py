@@ -16,6 +16,7 @@ from multirobust.config import Recipe
 from multirobust.data import Data, Split
 from multirobust.errors import DataError, InputError
 from multirobust.evaluation import EvaluationDisplay, Outcomes, Shard
+from multirobust.evaluation.evaluate import refuse_findings
 from multirobust.experiment.building import (
     build_defense,
     build_model,
@@ -149,7 +150,11 @@ def evaluate_run(
             report=report,
             display=display,
         )
-    if name != recipe.evaluation.suite:
+    elif strict:
+        refuse_findings(known.manifest.get("audit") or [])
+    if shard.of > 1:
+        report(f"kept as {name!r}; `multirobust merge` joins the shards when all are done")
+    elif name != recipe.evaluation.suite:
         report(f"kept as {name!r}; compare and report show it with --suite {name}")
     return known
 
