@@ -6,7 +6,8 @@ A comment says what stands between it and `<!-- end -->`:
 
 - `<!-- table: FILE -->`: the comparison of the runs of a record (`multirobust compare --record`).
 - `<!-- breakdown: FILE -->`: what each attack of the one run of a record breaks and costs.
-- `<!-- rows: FILE COLUMN, COLUMN as HEADING, ... -->`: these entries of a benchmark's "rows".
+- `<!-- rows: FILE COLUMN, COLUMN as HEADING, ... -->`: these entries of a benchmark's "rows", or of
+  another of its lists, FILE#LIST.
 """
 
 from __future__ import annotations
@@ -30,9 +31,10 @@ def with_tables(text: str) -> str:
 
     def table(match: re.Match[str]) -> str:
         opening, kind, file, columns, closing = match.groups()
+        file, _, key = file.partition("#")
         path = ROOT / file
         if kind == "rows":
-            body = rows(json.loads(path.read_text("utf-8"))["rows"], columns)
+            body = rows(json.loads(path.read_text("utf-8"))[key or "rows"], columns)
         elif kind == "breakdown":
             (run,) = read_record(path)
             body = markdown(breakdown(run.outcomes))
