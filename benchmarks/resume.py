@@ -54,7 +54,7 @@ def killed(run: Path, arguments: argparse.Namespace, whole: float) -> tuple[floa
         process = subprocess.Popen(
             command(run, arguments), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        limit = times.uniform(0.2, 0.6) * whole if len(kills) < arguments.kills else None
+        limit = times.uniform(0.15, 0.35) * whole if len(kills) < arguments.kills else None
         try:
             code = process.wait(limit)
         except subprocess.TimeoutExpired:
