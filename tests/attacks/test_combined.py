@@ -148,10 +148,11 @@ def test_every_step_of_msd_is_the_best_of_one_step_in_each_threat():
             loss = nn.functional.cross_entropy(model(x_adv), Y, reduction="sum")
             (gradient,) = torch.autograd.grad(loss, x_adv)
             x_adv = x_adv.detach()
-            steps = [
-                ball.project(x_adv + size * ball.ascent_direction(gradient, x_adv), X)
-                for ball, size in zip(balls, sizes, strict=True)
-            ]
+            with torch.no_grad():
+                steps = [
+                    ball.project(x_adv + size * ball.ascent_direction(gradient, x_adv), X)
+                    for ball, size in zip(balls, sizes, strict=True)
+                ]
             best = losses(model, CrossEntropy(), *steps).argmax(0)
             x_adv = torch.stack(steps)[best, torch.arange(len(X))]
         attack = MSD(balls=balls, step_sizes=sizes, steps=4)

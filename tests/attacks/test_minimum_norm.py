@@ -51,7 +51,7 @@ def half_space(size: int = 5) -> tuple[HalfSpace, Tensor, Tensor]:
 def least_distance(model: HalfSpace, norm: type[Threat], x: Tensor, y: Tensor) -> Tensor:
     """Bisect, in float64, the radius whose greatest gain reaches the boundary."""
     needed = model.score(x.double()).abs().detach()
-    low, high = torch.zeros(len(x)).double(), torch.full((len(x),), float(x[0].numel())).double()
+    low, high = torch.zeros(len(x)).double(), torch.full((len(x),), widest(norm, x)).double()
     for _ in range(40):
         middle = (low + high) / 2
         rows = zip(x.split(1), y.split(1), middle.tolist(), strict=True)
@@ -61,6 +61,11 @@ def least_distance(model: HalfSpace, norm: type[Threat], x: Tensor, y: Tensor) -
             torch.where(gains < needed, high, middle),
         )
     return high
+
+
+def widest(norm: type[Threat], x: Tensor) -> float:
+    """Return a radius that holds the whole box, and that the threat takes."""
+    return 1.0 if norm is Linf else float(x[0].numel())
 
 
 def distances(attack: Attack, x_adv: Tensor, x: Tensor) -> Tensor:
@@ -215,7 +220,7 @@ def test_broken_images_cost_no_more_passes(attack):
     with torch.no_grad():
         y = model(X).argmax(1)
     spent = []
-    for radius in (1e-6, 30.0):
+    for radius in (1e-6, widest(type(attack.threat), X)):
         ball = dataclasses.replace(attack.threat, radius=radius)
         with PassMeter(model) as meter:
             dataclasses.replace(attack, threat=ball)(model, X, y, generator=seeded())

@@ -101,6 +101,24 @@ def _with_recipes(runs: Sequence[Run], overrides: Sequence[str]) -> list[tuple[R
     return pairs
 
 
+def _settings(recipe: Recipe, attack: Any, seed: int) -> dict[str, Any]:
+    """Return what decides the curves of a given model, as JSON values."""
+    from multirobust.attacks import threats_from
+    from multirobust.evaluation.curve_run import MULTIPLES
+
+    config = recipe.evaluation
+    return {
+        "attack": repr(attack),
+        "multiples": list(MULTIPLES),
+        "threats": {norm: repr(t) for norm, t in threats_from(recipe.threats).items()},
+        "limit": config.limit,
+        "test_limit": recipe.data.test_limit,
+        "batch_size": config.batch_size,
+        "block_size": config.block_size,
+        "seed": seed,
+    }
+
+
 def _curves_of(
     run: Run,
     recipe: Recipe,
@@ -111,23 +129,14 @@ def _curves_of(
 ) -> Curves:
     """Return the curves of a run, computed or as kept in its folder."""
     from multirobust.attacks import threats_from
-    from multirobust.evaluation.curve_run import MULTIPLES, robustness_curve
+    from multirobust.evaluation.curve_run import robustness_curve
     from multirobust.evaluation.curves import save_curves
     from multirobust.experiment import load_data, load_model
     from multirobust.experiment.building import weights_digest
     from multirobust.training import choose_device
 
     threats, config = threats_from(recipe.threats), recipe.evaluation
-    settings = {
-        "attack": repr(attack),
-        "multiples": list(MULTIPLES),
-        "threats": {norm: repr(threat) for norm, threat in threats.items()},
-        "limit": config.limit,
-        "test_limit": recipe.data.test_limit,
-        "batch_size": config.batch_size,
-        "block_size": config.block_size,
-        "seed": seed,
-    }
+    settings = _settings(recipe, attack, seed)
     manifest = {
         "run": {"defense": run.defense, "training_seed": run.seed, "name": run.recipe.name},
         "data": recipe.data.name,
