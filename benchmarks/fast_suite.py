@@ -244,16 +244,15 @@ def verdicts(model: nn.Module, x: Tensor, y: Tensor, batch: int) -> Tensor:
 def unions(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return, for every model whose norms are all there, the accuracy under their union."""
     table = []
-    for model in dict.fromkeys(row["model"] for row in rows):
-        mine = [row for row in rows if row["model"] == model]
-        if len({row["norm"] for row in mine}) < 3 or len({row["images"] for row in mine}) > 1:
+    for model, n in dict.fromkeys((row["model"], row["images"]) for row in rows):
+        mine = [row for row in rows if (row["model"], row["images"]) == (model, n)]
+        if len({row["norm"] for row in mine}) < 3:
             continue
         left = {
             suite: [all(x == "1" for x in each) for each in zip(*strings, strict=True)]
             for suite in ("autoattack", "fast")
             for strings in [[row["survived"][suite] for row in mine]]
         }
-        n = mine[0]["images"]
         share = {suite: 100 * sum(flags) / n for suite, flags in left.items()}
         pairs = zip(*left.values(), strict=True)
         passes = [sum(row[f"{s}_passes"] for row in mine) for s in ("fast", "autoattack")]
