@@ -31,33 +31,22 @@ import torch
 from torch import Tensor, nn
 
 from multirobust.attacks import (
-    APGD,
-    FAB,
     IterativeAttack,
     PassMeter,
-    Square,
-    TargetedDLR,
     run_rows,
     threats_from,
 )
+from multirobust.evaluation.suites_in_norms import standard_attacks
 from multirobust.experiment import find_runs, load_data, load_model
 from multirobust.provenance import provenance
 from multirobust.threats import Threat
 
-STEPS, QUERIES = 100, 5000
 NAMES = ("apgd-ce", "apgd-t", "fab-t", "square")
 
 
 def suite(threat: Threat) -> dict[str, IterativeAttack]:
-    """Return our attacks at the published settings of AutoAttack's version "standard"."""
-    l1 = threat.norm == "l1"
-    apgd = {"threat": threat, "wide": l1, "iterations": STEPS + (3 if l1 else 1)}
-    return {
-        "apgd-ce": APGD(**apgd, restarts=5 if l1 else 1),
-        "apgd-t": APGD(**apgd, objective=TargetedDLR(), targets=5 if l1 else 9),
-        "fab-t": FAB(threat=threat, iterations=STEPS + 1, targets=9),
-        "square": Square(threat=threat, iterations=QUERIES + 1),
-    }
+    """Return our attacks at the published settings, under the published names."""
+    return {n.replace("_", "-"): attack for n, attack in standard_attacks(threat).items()}
 
 
 def main(arguments: list[str] | None = None) -> dict:

@@ -19,18 +19,18 @@ import argparse
 import json
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from multirobust.attacks import APGD, FAB, Attack, PassMeter, Square, TargetedDLR
+from multirobust.attacks import Attack, PassMeter
 from multirobust.attacks.tournament import Tournament
+from multirobust.evaluation.suites_in_norms import standard_attacks
 from multirobust.experiment import find_runs, load_data, load_model
 from multirobust.provenance import provenance
-from multirobust.threats import Threat, threats_for
+from multirobust.threats import threats_for
 
 
 def main(arguments: list[str] | None = None) -> dict[str, Any]:
@@ -144,19 +144,6 @@ def cases(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
             yield case | {"model": f"{name}_{mask}", "net": net, "part": "held out, masked"}
 
 
-def autoattack(threat: Threat) -> dict[str, Attack]:
-    """Return the four attacks of the standard version at their published budgets."""
-    l1 = threat.norm == "l1"
-    ce = APGD(threat=threat, wide=l1, restarts=5 if l1 else 1)
-    targets = 5 if l1 else 9
-    return {
-        "apgd-ce": ce,
-        "apgd-t": replace(ce, objective=TargetedDLR(), targets=targets, restarts=1),
-        "fab-t": FAB(threat=threat),
-        "square": Square(threat=threat),
-    }
-
-
 def compare(case: dict[str, Any], norm: str, options: argparse.Namespace) -> dict[str, Any]:
     """Return accuracy and cost of both suites, and in how many verdicts they differ."""
     threat, images = case["threats"][norm], len(case["x"])
@@ -202,7 +189,7 @@ def kept(case: dict[str, Any], norm: str, options: argparse.Namespace) -> dict[s
         path = options.verdicts / f"{case['model']}-{norm}-{len(case['x'])}.json"
         if path.is_file():
             return json.loads(path.read_text(encoding="utf-8"))
-    result = measure(case, autoattack(case["threats"][norm]), options.batch)
+    result = measure(case, standard_attacks(case["threats"][norm]), options.batch)
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(result), encoding="utf-8")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from multirobust.evaluation import suites_in_norms
 from multirobust.experiment import find_runs
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "autoattack.py"
@@ -19,8 +20,8 @@ def script(monkeypatch):
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(importlib.import_module("sys").modules, spec.name, module)
     spec.loader.exec_module(module)
-    monkeypatch.setattr(module, "STEPS", 3)
-    monkeypatch.setattr(module, "QUERIES", 4)
+    monkeypatch.setattr(suites_in_norms, "STEPS", 3)
+    monkeypatch.setattr(suites_in_norms, "QUERIES", 4)
     return module
 
 

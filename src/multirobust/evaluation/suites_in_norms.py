@@ -8,10 +8,10 @@ from multirobust.attacks import (
     APGD,
     DLR,
     FAB,
-    Attack,
     BrendelBethge,
     CarliniWagner,
     ElasticNet,
+    IterativeAttack,
     Margin,
     Restarts,
     SaltAndPepper,
@@ -24,7 +24,7 @@ from multirobust.config import AttackConfig
 from multirobust.evaluation.named import NamedAttack, Suite
 from multirobust.threats import Threat
 
-__all__ = ["autoattack", "autoattack_rand", "fast", "paper", "quick"]
+__all__ = ["autoattack", "autoattack_rand", "fast", "paper", "quick", "standard_attacks"]
 
 STEPS = 100
 QUERIES = 5000
@@ -102,17 +102,23 @@ def paper(threats: Mapping[str, Threat], config: AttackConfig) -> Suite:
     return Suite("paper", tuple(attacks))
 
 
-def _standard(threat: Threat) -> list[NamedAttack]:
-    """Return the four attacks of AutoAttack's version "standard" in one norm."""
+def standard_attacks(threat: Threat) -> dict[str, IterativeAttack]:
+    """Return the four attacks of AutoAttack's version "standard" in one norm, in their order."""
     l1 = threat.norm == "l1"
     steps = {"threat": threat, "iterations": _questions(threat), "wide": l1}
-    attacks: dict[str, Attack] = {
+    return {
         "apgd_ce": APGD(**steps, restarts=5 if l1 else 1),
         "apgd_t": APGD(**steps, objective=TargetedDLR(), targets=5 if l1 else 9),
         "fab_t": FAB(threat=threat, iterations=STEPS + 1, targets=9),
         "square": Square(threat=threat, iterations=QUERIES + 1),
     }
-    return [NamedAttack(f"{name}_{threat.norm}", attack) for name, attack in attacks.items()]
+
+
+def _standard(threat: Threat) -> list[NamedAttack]:
+    return [
+        NamedAttack(f"{name}_{threat.norm}", attack)
+        for name, attack in standard_attacks(threat).items()
+    ]
 
 
 def _questions(threat: Threat) -> int:
