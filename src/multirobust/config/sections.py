@@ -8,7 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from multirobust.config.data import DataConfig
+from multirobust.config.defense import DefenseConfig
+from multirobust.config.section import Count, Positive, Section, Seed
+from multirobust.config.training import TrainingConfig
 
 __all__ = [
     "AttackConfig",
@@ -24,48 +29,6 @@ __all__ = [
     "filled",
     "merged",
 ]
-
-# Strict: a boolean or a text is no number.
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)]
-Count = Annotated[int, Field(ge=1, strict=True)]
-Seed = Annotated[int, Field(ge=0, lt=2**64, strict=True)]
-
-
-class Section(BaseModel):
-    """A frozen group of fields; an unknown field is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class DataConfig(Section):
-    """What is learned from.
-
-    Args:
-        name: A data set of `multirobust list datasets`.
-        folder: Where its files are; None reads the environment variable MULTIROBUST_DATA.
-        download: Fetch what is missing, with its checksum.
-        train_limit: Use only the first images of the training set.
-        test_limit: Use only the first images of the test set.
-        validation: How many training images to hold out.
-        augmentation: "auto" for the published one of the data set, or "none".
-    """
-
-    name: str = "cifar10"
-    folder: str | None = None
-    download: bool = False
-    train_limit: Count | None = None
-    test_limit: Count | None = None
-    validation: Annotated[int, Field(ge=0, strict=True)] = 0
-    augmentation: Literal["auto", "none"] = "auto"
-
-    @model_validator(mode="after")
-    def _digits_have_no_folder(self) -> DataConfig:
-        if self.name == "digits" and self.folder is not None:
-            raise ValueError(
-                f"digits are embedded and have no folder, got folder {self.folder!r}; drop it"
-            )
-        return self
 
 
 class ModelConfig(Section):
@@ -125,65 +88,6 @@ class AttackConfig(Section):
     restarts: Count = 1
     keep: Literal["last", "best"] = "last"
     batch_norm: Literal["batch", "running"] = "batch"
-
-
-class DefenseConfig(Section):
-    """Hyper-parameters of the defenses; each defense reads those that concern it.
-
-    Args:
-        beta: Weight of the consistency loss (Eq. 7).
-        consistency_forward: The three views "separate"ly, as the published code, or "concatenated"
-            in one pass, which shares BatchNorm's statistics among them.
-        conditioning: What the generator sees: "noise_and_image", g(z, x) of Eq. 6, or "noise".
-        generator_optimizer: "gradient_descent" (Eq. 10) or "sgd" with momentum and weight decay.
-        meta_mode: How the exact meta-gradient is computed.
-        trades_beta: Weight of the TRADES regularizer.
-        msd_steps: Steps of multi steepest descent.
-        msd_linf, msd_l2, msd_l1: Its step sizes.
-        ant_radius: l2 radius of the noise of `ant`; None takes the l2 threat's.
-        ant_clean_share: Share of clean images in a batch of `ant`.
-    """
-
-    beta: NonNegative = 12.0
-    consistency_forward: Literal["separate", "concatenated"] = "separate"
-    conditioning: Literal["noise_and_image", "noise"] = "noise_and_image"
-    generator_optimizer: Literal["gradient_descent", "sgd"] = "gradient_descent"
-    meta_mode: Literal["mixed_vjp", "unrolled", "forward_over_reverse"] = "mixed_vjp"
-    trades_beta: NonNegative = 6.0
-    msd_steps: Count = 20
-    msd_linf: Positive = 1 / 255
-    msd_l2: Positive = 25 / 255
-    msd_l1: Positive = 1.0
-    ant_radius: Positive | None = None
-    ant_clean_share: Annotated[float, Field(ge=0, lt=1, strict=True)] = 0.5
-
-
-class TrainingConfig(Section):
-    """The one loop.
-
-    Args:
-        epochs: Passes over the training set.
-        batch_size: Images a step; at least 2.
-        peak_lr: Top of the triangular schedule.
-        peak_at: Where the top lies, as a share of all steps.
-        momentum: Of SGD.
-        weight_decay: Of SGD, on every parameter.
-        device: "auto", "cpu" or "cuda".
-        precision: Fabric's name: "32-true", "bf16-mixed" or "64-true".
-        checkpoint_seconds: Save at least this often, besides at the end of every epoch.
-        log_steps: Steps between two lines of metrics.
-    """
-
-    epochs: Count = 30
-    batch_size: Annotated[int, Field(ge=2, strict=True)] = 128
-    peak_lr: Positive = 0.21
-    peak_at: Annotated[float, Field(gt=0, lt=1, strict=True)] = 0.4
-    momentum: Annotated[float, Field(ge=0, lt=1, strict=True)] = 0.9
-    weight_decay: NonNegative = 5e-4
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal["32-true", "bf16-mixed", "64-true"] = "32-true"
-    checkpoint_seconds: NonNegative = 300.0
-    log_steps: Count = 50
 
 
 class EvaluationConfig(Section):
