@@ -18,7 +18,7 @@ jaxtyping.install_import_hook(
 
 import torch
 
-from fixtures_data import cifar10_folder  # noqa: F401
+from fixtures_data import cifar10_folder, svhn_folder, tinyimagenet_folder  # noqa: F401
 from tiny_runs import finished, multirobust, run, runs  # noqa: F401
 
 torch.set_num_threads(1)

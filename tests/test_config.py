@@ -73,7 +73,7 @@ def test_all_problems_are_told_at_once_each_with_path_rule_and_way_out(write):
         """
     )
     expected = [
-        "data.name: Unknown data set: 'cifar'. Did you mean 'cifar10'? Known: cifar10, digits.",
+        "data.name: Unknown data set: 'cifar'. Did you mean 'cifar10'? Known: cifar10, cifar100, ",
         "defenses: Unknown defense: 'mngac'. Did you mean 'mng_ac'?",
         "seeds.0: input should be greater than or equal to 0, got -1.",
         "model.widht: no such field. Did you mean 'widths'? Known: name, normalize, widths.",

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     )
     from multirobust.config import load_recipe
     from multirobust.experiment import evaluate, train
+    from multirobust.models.pretrained import from_pretrained
 
 __all__ = [
     "attacks",
@@ -40,6 +41,7 @@ __all__ = [
     "evaluate",
     "evaluation",
     "experiment",
+    "from_pretrained",
     "load_recipe",
     "metagrad",
     "models",
@@ -51,6 +53,7 @@ __all__ = [
 
 _FROM = {
     "evaluate": "multirobust.experiment",
+    "from_pretrained": "multirobust.models.pretrained",
     "load_recipe": "multirobust.config",
     "train": "multirobust.experiment",
 }

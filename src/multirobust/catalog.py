@@ -6,7 +6,17 @@ without importing PyTorch. The tests hold them equal to the tables of builders.
 
 from __future__ import annotations
 
-__all__ = ["ATTACKS", "DATASETS", "DEFENSES", "MODELS", "PRESETS", "SUITES", "THREATS"]
+__all__ = [
+    "ATTACKS",
+    "DATASETS",
+    "DEFENSES",
+    "EVALUATION_SETS",
+    "MODELS",
+    "PRESETS",
+    "REPRODUCTIONS",
+    "SUITES",
+    "THREATS",
+]
 
 DEFENSES = {
     "standard": "cross-entropy on clean images (Nat)",
@@ -21,11 +31,17 @@ DEFENSES = {
     "sat": "stochastic adversarial training: one attack a batch, uniformly (Eq. 5)",
     "sat_ac": "SAT and adversarial consistency with Gaussian noise (Table 3)",
     "mng_ac": "SAT, consistency and the meta-learned noise generator (Algorithm 1)",
+    "mng_ac_spatial": "mng_ac with rotation and translation, projected on l2, in its set (Table 4)",
+    "rst_linf": "robust self-training: trades with pseudo-labeled data (Carmon et al. 2019)",
+    "mng_ac_rst": "mng_ac with pseudo-labeled data (Table 2)",
+    "e_at": "the extreme norms, drawn by their robust errors (Croce and Hein 2022)",
+    "ramp": "logit pairing of two norms, natural training mixed in (Jiang and Singh 2024)",
 }
 
 ATTACKS = {
     "pgd": "projected gradient descent in any threat (Madry et al. 2017, Eq. 1)",
     "apgd": "Auto-PGD: chooses its step sizes; linf, l2, l1 (Croce and Hein 2020, 2021)",
+    "lockstep_apgd": "Auto-PGD for training: all steps, the image of greatest loss",
     "fab": "FAB-T: walks along the boundary to its closest point (Croce and Hein 2020)",
     "square": "random search with square windows, no gradient (Andriushchenko et al. 2020)",
     "tournament": "APGD whose budget grows where it decides, with a fallback for masked gradients",
@@ -49,13 +65,22 @@ ATTACKS = {
     "corruption": "one of 19 common corruptions; the model is not asked",
     "stored_images": "ready-made images, such as those of CIFAR-10-C",
     "worst_case": "wrapper: of several attacks, the image of greatest loss",
+    "projected": "wrapper: the images of an attack, brought into a ball",
     "restarts": "wrapper: one attack several times, the image of greatest loss",
 }
 
 DATASETS = {
     "digits": "1,797 real 8x8 scans of handwritten digits, embedded (scikit-learn)",
     "cifar10": "60,000 32x32 color images in 10 classes, from the official pickles",
+    "cifar100": "60,000 32x32 color images in 100 classes, from the official pickles",
+    "svhn": "99,289 32x32 color digits of house numbers, from the official .mat files",
+    "tinyimagenet": "110,000 64x64 color images in 200 classes; the annotated val is the test set",
 }
+
+EVALUATION_SETS = {
+    "cifar10c": "only to evaluate on: test images of CIFAR-10, corrupted (suite corruptions)",
+}
+"""Data sets that have no training images."""
 
 MODELS = {
     "small_cnn": "four 3x3 convolutions with BatchNorm; widths are an option",
@@ -89,3 +114,20 @@ PRESETS = {
     "paper": "the equations of the paper (default)",
     "official": "the published code: a generator that sees noise only, moved by SGD with momentum",
 }
+
+REPRODUCTIONS = {
+    "breakdown": "the paper's sixteen attacks, each alone, against the multi-norm methods",
+    "cifar10-c": "19 common corruptions at five severities",
+    "figure-2": "union and clean accuracy against beta (figure-4 is its clean accuracy)",
+    "figure-3": "the loss along the steepest directions of each norm",
+    "figure-4": "clean accuracy against beta; the same models as figure-2",
+    "figure-5": "images with the noise that the generator makes for them",
+    "figure-6": "as figure-3; the paper shows it for SVHN (--data svhn)",
+    "table-1": "ten methods against linf, l1 and l2 attacks, and their training time",
+    "table-2": "RST and MNG-AC with pseudo-labeled images",
+    "table-3": "SAT, with the consistency loss, with the noise generator",
+    "table-4": "rotation and translation, unseen and seen in training",
+    "table-5": "the boundary between two classes in the penultimate features",
+    "unforeseen": "elastic, JPEG, fog, snow, Gabor, StAdv and ReColor, maximized",
+}
+"""Tables and figures of the paper that `multirobust reproduce` makes, each in one line."""

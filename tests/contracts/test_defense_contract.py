@@ -14,7 +14,7 @@ from linear_oracles import network, random_images
 from multirobust.attacks import PassMeter, attacking
 from multirobust.config import AttackConfig, DefenseConfig, NormAttack, Recipe, ThreatConfig
 from multirobust.data import Batch
-from multirobust.defenses import DEFENSES, ConsistencyViews, build
+from multirobust.defenses import DEFENSES, NEEDS_UNLABELED, ConsistencyViews, PairedViews, build
 from multirobust.errors import InputError
 
 T = 2
@@ -25,7 +25,9 @@ RECIPE = Recipe(
         l2=NormAttack(steps=T, step_size=0.3),
         l1=NormAttack(steps=T, step_size=1.0),
     ),
-    defense=DefenseConfig(msd_steps=T, msd_linf=0.05, msd_l2=0.3, msd_l1=1.0),
+    defense=DefenseConfig(
+        msd_steps=T, msd_linf=0.05, msd_l2=0.3, msd_l1=1.0, apgd_steps=T, spatial_draws=3
+    ),
 )
 OFFICIAL = RECIPE.model_copy(
     update={
@@ -176,7 +178,10 @@ def images_and_threats(name, defense, views):
         return [(views.x_adv, (views.threat,)), (views.x_aug, (views.threat,))]
     if name == "adv_avg":
         return [(view, attack.threats) for view, attack in zip(views, defense.attacks, strict=True)]
-    if name == "trades":
+    if isinstance(views, PairedViews):
+        images = (views.key, views.other)
+        return [(v, attack.threats) for v, attack in zip(images, defense.attacks, strict=True)]
+    if name in ("trades", "rst_linf"):
         return [(views, defense.attack.threats)]
     if name == "ant":
         return [(views, (defense.threat,))]
@@ -211,15 +216,48 @@ PASSES = {  # forward and backward passes of one step, in images of the batch
     "sat": (T + 1, T + 1),
     "sat_ac": (T + 3, T + 3),
     "mng_ac": (T + 2 + 3, T + 3 + 3),
+    "mng_ac_spatial": (T + 2 + 3, T + 3 + 3),
+    "rst_linf": (T + 1 + 2, T + 2),
+    "mng_ac_rst": (T + 2 + 3, T + 3 + 3),
+    "e_at": (T + 1 + 1, T + 1),
+    "ramp": (2 * (T + 1) + 3 + 1, 2 * T + 3 + 1),
 }
 
 
 @every_defense
 def test_a_step_costs_the_passes_that_the_documentation_tells(name):
-    training, data = Training(name), batch()
+    # Of mng_ac_spatial seed 0 draws the spatial attack, whose passes depend on the model.
+    training, data = Training(name, seed=1 if name == "mng_ac_spatial" else 0), batch()
     with PassMeter(training.model) as meter:
         training.step(data, seed=0)
     assert (meter.forwards / len(data), meter.backwards / len(data)) == PASSES[name]
+
+
+def test_a_drawn_spatial_attack_costs_no_backward_pass_and_at_most_its_draws():
+    training, data = Training("mng_ac_spatial"), batch()
+    sampler = training.defense.sampler
+    sampler.attacks = sampler.attacks[-1:]
+    sampler.draws = [0]
+    with PassMeter(training.model) as meter, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(sampler), "probabilities", lambda _: [1.0])
+        training.step(data, seed=0)
+    assert 1 + 5 <= meter.forwards / len(data) <= RECIPE.defense.spatial_draws + 5
+    assert meter.backwards / len(data) == 6
+
+
+def test_only_gradient_projection_changes_the_weights_at_the_end_of_an_epoch():
+    for name in DEFENSES:
+        training = Training(name)
+        training.step(batch(), seed=0)
+        before = copy.deepcopy(training.model.state_dict())
+        training.defense.after_epoch(training.model)
+        pairs = zip(training.model.state_dict().values(), before.values(), strict=True)
+        changed = any(not torch.equal(one, other) for one, other in pairs)
+        assert changed == (name == "ramp"), name
+
+
+def test_the_defenses_that_need_unlabeled_images_are_names_of_the_table():
+    assert NEEDS_UNLABELED.issubset(DEFENSES)
 
 
 def test_restarts_repeat_every_training_attack():

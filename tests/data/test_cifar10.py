@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,21 +11,12 @@ import pytest
 import torch
 
 from multirobust.data import CropFlip, cifar10
-from multirobust.data.cifar10 import CIFAR10_MD5, CLASS_NAMES, read_pickle, read_splits
+from multirobust.data.cifar10 import CIFAR10, CLASS_NAMES, read_splits
+from multirobust.data.pickles import PickleArchive
 from multirobust.errors import DataError, InputError
 
 COUNT = 20
 NAMES = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch")
-
-
-class Intruder:
-    """Creates a file when it is unpickled."""
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def __reduce__(self):
-        return (open, (str(self.path), "w"))
 
 
 def md5(path: Path) -> str:
@@ -37,16 +29,16 @@ def made_up_batch(seed: int, count: int = COUNT) -> dict:
 
 
 @pytest.fixture
-def pickles(tmp_path) -> tuple[Path, dict[str, str]]:
-    """Six small files in the official format, and their checksums."""
+def pickles(tmp_path) -> tuple[Path, PickleArchive]:
+    """Six small files in the official format, and an archive with their checksums."""
     for seed, name in enumerate(NAMES):
         (tmp_path / name).write_bytes(pickle.dumps(made_up_batch(seed), protocol=4))
-    return tmp_path, {name: md5(tmp_path / name) for name in NAMES}
+    return tmp_path, replace(CIFAR10, files={name: md5(tmp_path / name) for name in NAMES})
 
 
 def test_made_up_pickles_are_read_in_order(pickles):
-    folder, checksums = pickles
-    train, test = read_splits(folder, checksums=checksums, batch_images=COUNT)
+    folder, archive = pickles
+    train, test = read_splits(folder, archive=archive, batch_images=COUNT)
     batches = [made_up_batch(seed) for seed in range(6)]
     pixels = np.concatenate([b["data"] for b in batches[:5]]).reshape(-1, 3, 32, 32)
     assert torch.equal(train.images, torch.from_numpy(pixels))
@@ -55,22 +47,13 @@ def test_made_up_pickles_are_read_in_order(pickles):
     assert test.labels.tolist() == batches[5]["labels"]
 
 
-@pytest.mark.parametrize("module", ["numpy.core.multiarray", "numpy._core.multiarray"])
-def test_arrays_pickled_by_numpy_1_and_2_are_both_read(tmp_path, module):
-    path = tmp_path / "batch"
-    # Protocol 3 names modules as text, as does the protocol 2 of the official files.
-    content = pickle.dumps(made_up_batch(0), protocol=3)
-    path.write_bytes(content.replace(b"numpy._core.multiarray", module.encode()))
-    assert np.array_equal(read_pickle(path, md5(path))["data"], made_up_batch(0)["data"])
-
-
 @pytest.mark.parametrize(("limit", "files"), [(1, 1), (20, 1), (21, 2), (55, 3), (100, 5)])
 def test_only_the_files_that_the_limit_needs_are_looked_for(pickles, limit, files):
-    folder, checksums = pickles
-    whole, _ = read_splits(folder, checksums=checksums, batch_images=COUNT)
+    folder, archive = pickles
+    whole, _ = read_splits(folder, archive=archive, batch_images=COUNT)
     for name in NAMES[files:5]:
         (folder / name).unlink()
-    options = {"checksums": checksums, "batch_images": COUNT}
+    options = {"archive": archive, "batch_images": COUNT}
     train, test = read_splits(folder, train_limit=limit, test_limit=3, **options)
     assert torch.equal(train.images, whole.images[:limit])
     assert len(test) == 3
@@ -78,26 +61,6 @@ def test_only_the_files_that_the_limit_needs_are_looked_for(pickles, limit, file
         (folder / NAMES[files - 1]).unlink()
         with pytest.raises(DataError, match=NAMES[files - 1]):
             read_splits(folder, train_limit=limit, **options)
-
-
-def test_a_pickle_with_another_checksum_is_never_opened(tmp_path):
-    mark = tmp_path / "mark"
-    path = tmp_path / "data_batch_1"
-    path.write_bytes(pickle.dumps({"data": Intruder(mark)}))
-    with pytest.raises(DataError, match=r"published MD5.*it was not opened"):
-        cifar10(tmp_path, train_limit=10)
-    assert not mark.exists()
-
-
-def test_even_with_its_checksum_a_pickle_makes_arrays_only(tmp_path):
-    mark = tmp_path / "mark"
-    path = tmp_path / "data_batch_1"
-    path.write_bytes(pickle.dumps({"data": Intruder(mark)}))
-    with pytest.raises(DataError, match=r"it names .*open"):
-        read_pickle(path, md5(path))
-    assert not mark.exists()
-    pickle.loads(path.read_bytes())["data"].close()
-    assert mark.exists()  # the pickle does what the test fears
 
 
 @pytest.mark.parametrize(
@@ -110,14 +73,14 @@ def test_even_with_its_checksum_a_pickle_makes_arrays_only(tmp_path):
     ],
 )
 def test_a_pickle_of_something_else_is_one_clear_error(pickles, content):
-    folder, checksums = pickles
+    folder, archive = pickles
     path = folder / "data_batch_1"
     path.write_bytes(pickle.dumps(content))
     with pytest.raises(DataError, match="must hold `data`, uint8 of shape"):
         read_splits(
             folder,
             train_limit=1,
-            checksums={**checksums, path.name: md5(path)},
+            archive=replace(archive, files={**archive.files, path.name: md5(path)}),
             batch_images=COUNT,
         )
 
@@ -129,12 +92,6 @@ def test_a_missing_file_is_named_with_the_ways_to_get_it(tmp_path):
     assert str(tmp_path / "cifar-10-batches-py" / "data_batch_1") in message
     for way in ("option `folder`", "MULTIROBUST_DATA", "download=True"):
         assert way in message
-
-
-def test_a_folder_in_the_place_of_a_file_is_one_clear_error(tmp_path):
-    (tmp_path / "data_batch_1").mkdir()
-    with pytest.raises(DataError, match="cannot be read"):
-        read_pickle(tmp_path / "data_batch_1", "")
 
 
 @pytest.mark.parametrize("options", [{"train_limit": 50_001}, {"test_limit": 0}])
@@ -170,7 +127,7 @@ def test_mean_and_std_are_close_to_those_of_one_fifth_of_the_images(real):
 
 def test_the_class_names_are_those_of_the_official_file(real):
     path = real / "cifar-10-batches-py" / "batches.meta"
-    assert read_pickle(path, CIFAR10_MD5["batches.meta"])["label_names"] == list(CLASS_NAMES)
+    assert CIFAR10.read(path)["label_names"] == list(CLASS_NAMES)
 
 
 def test_validation_images_are_a_stratified_part_disjoint_from_training(real):

@@ -186,7 +186,7 @@ def test_data_that_break_a_rule_are_one_clear_error(changes, words):
 def test_build_loads_by_name():
     toy = build("digits", validation=100)
     assert (toy.name, len(toy.train)) == ("digits", 1197)
-    assert sorted(DATASETS) == ["cifar10", "digits"]
+    assert sorted(DATASETS) == ["cifar10", "cifar100", "digits", "svhn", "tinyimagenet"]
 
 
 def test_build_names_the_known_data_sets_and_options():

@@ -5,53 +5,16 @@ import io
 import logging
 import os
 import tarfile
-import threading
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from dataclasses import replace
 
 import pytest
 
-from multirobust.data.cifar10 import get_archive
+from local_server import CONTENT, server
+from multirobust.data.cifar10 import CIFAR10
 from multirobust.data.download import download, unpack
 from multirobust.errors import DataError
 
-CONTENT = bytes(range(256)) * 2000
 MD5 = hashlib.md5(CONTENT).hexdigest()
-
-
-@contextmanager
-def server(content: bytes = CONTENT, *, ranges: bool = True, stop_after: int | None = None):
-    """Serve one file; yield its address, the ranges asked for, and what ends `stop_after`."""
-    asked: list[str | None] = []
-    limits = {"end": stop_after}
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
-            span = self.headers.get("Range")
-            asked.append(span)
-            start = int(span[len("bytes=") : -1]) if span and ranges else 0
-            if start >= len(content):
-                self.send_response(416)
-                self.send_header("Content-Range", f"bytes */{len(content)}")
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-                return
-            self.send_response(206 if span and ranges else 200)
-            self.send_header("Content-Length", str(len(content) - start))
-            self.end_headers()
-            self.wfile.write(content[start : limits.get("end")])
-
-        def log_message(self, *_):
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
-        thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{http.server_port}/file.bin", asked, limits.clear
-        finally:
-            http.shutdown()
-            thread.join()
 
 
 @pytest.fixture(autouse=True)
@@ -159,13 +122,13 @@ def test_a_broken_archive_is_one_clear_error_and_leaves_no_half_file(tmp_path):
 
 def test_the_archive_is_downloaded_unpacked_and_deleted(tmp_path):
     content = tar({"cifar-10-batches-py/test_batch": b"T", "cifar-10-batches-py/readme.html": b"R"})
-    md5 = hashlib.md5(content).hexdigest()
+    folder = tmp_path / "pickles"
     with server(content, stop_after=50) as (url, asked, mend):
+        archive = replace(CIFAR10, url=url, md5=hashlib.md5(content).hexdigest())
         with pytest.raises(DataError, match="download failed"):
-            get_archive(tmp_path / "pickles", url=url, md5=md5)
+            archive.get(folder, ["test_batch"])
         mend()
-        get_archive(tmp_path / "pickles", url=url, md5=md5)
+        archive.get(folder, ["test_batch"])
+        archive.get(folder, ["test_batch"])
     assert asked == [None, "bytes=50-"]
-    assert {p.name: p.read_bytes() for p in (tmp_path / "pickles").iterdir()} == {
-        "test_batch": b"T"
-    }
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == {"test_batch": b"T"}

@@ -42,6 +42,7 @@ def recipe(preset: str) -> Recipe:
             msd_linf=0.06,
             msd_l2=0.3,
             msd_l1=1.0,
+            apgd_steps=2,
             **(generator if preset == "official" else {}),
         ),
     )

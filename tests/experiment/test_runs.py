@@ -47,6 +47,10 @@ def test_what_does_not_change_the_weights_is_no_other_run(override):
         ("defense.beta=1.5", "defense.beta"),
         ("training.epochs=2", "training.epochs"),
         ("training.precision=bf16-mixed", "training.precision"),
+        ("training.ema=0.5", "training.ema"),
+        ("training.gradient_clip=2.0", "training.gradient_clip"),
+        ("training.label_smoothing=0.1", "training.label_smoothing"),
+        ("training.select_epochs=2", "training.select_epochs"),
     ],
 )
 def test_what_changes_the_weights_is_another_run(override, field):
@@ -94,6 +98,65 @@ def test_a_folder_of_another_run_is_refused_with_the_difference(tmp_path):
         open_run(a_run(tmp_path, "training.epochs=5"))
     with pytest.raises(RunError, match=r"\(defense 'sat' there, 'ant' here, seed 0 there, 1 here"):
         open_run(a_run(tmp_path, defense="ant", seed=1))
+
+
+def of_an_older_version(folder, *fields: str) -> None:
+    """Take fields out of the identity of a run, and out of its recipe."""
+    marker = folder / "run" / "run.json"
+    content = json.loads(marker.read_text("utf-8"))
+    for field in fields:
+        del content["identity"][field]
+    marker.write_text(json.dumps(content), "utf-8")
+    recipe = folder / "run" / "recipe.toml"
+    names = {field.rpartition(".")[2] for field in fields}
+    lines = recipe.read_text("utf-8").splitlines(keepends=True)
+    recipe.write_text("".join(s for s in lines if s.partition(" = ")[0] not in names), "utf-8")
+
+
+NEW = ("training.ema", "training.select", "training.gradient_clip", "training.label_smoothing")
+
+
+def test_fields_that_a_stored_run_does_not_know_have_their_defaults(tmp_path):
+    run = a_run(tmp_path)
+    open_run(run)
+    of_an_older_version(tmp_path, *NEW, "attack.restarts")
+    before = (tmp_path / "run" / "run.json").read_bytes()
+    open_run(run)
+    assert find_runs([tmp_path]) == [run]
+    assert (tmp_path / "run" / "run.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("training.ema=0.99", r"training\.ema 0\.0 there, 0\.99 here"),
+        ("training.gradient_clip=1.0", r"training\.gradient_clip None there, 1\.0 here"),
+        ("attack.restarts=2", r"attack\.restarts 1 there, 2 here"),
+    ],
+)
+def test_a_field_that_a_stored_run_does_not_know_may_not_be_set_now(override, told, tmp_path):
+    open_run(a_run(tmp_path))
+    of_an_older_version(tmp_path, *NEW, "attack.restarts")
+    with pytest.raises(RunError, match=rf"another run \({told}\); choose"):
+        open_run(a_run(tmp_path, override))
+    section, field, value = override.replace("=", ".", 1).split(".", 2)
+    recipe = tmp_path / "run" / "recipe.toml"
+    text = recipe.read_text("utf-8")
+    text = text.replace(f"[{section}]\n", f"[{section}]\n{field} = {value}\n")
+    recipe.write_text(text, "utf-8")
+    with pytest.raises(RunError, match=rf"changed after the run was made \({told.split()[0]}\)"):
+        find_runs([tmp_path])
+
+
+def test_a_field_within_a_field_that_a_stored_run_does_not_know_has_its_default(tmp_path):
+    open_run(a_run(tmp_path, "attack.linf.step_size=0.01"))
+    marker = tmp_path / "run" / "run.json"
+    content = json.loads(marker.read_text("utf-8"))
+    del content["identity"]["attack.linf"]["steps"]
+    marker.write_text(json.dumps(content), "utf-8")
+    with pytest.raises(RunError, match=r"attack\.linf {'steps': 10, 'step_size': 0\.01} there"):
+        open_run(a_run(tmp_path, "attack.linf.step_size=0.01"))
+    open_run(a_run(tmp_path, "attack.linf.step_size=0.01", "attack.linf.steps=10"))
 
 
 def test_a_folder_of_other_files_is_refused_and_left_alone(tmp_path):
@@ -169,6 +232,6 @@ def test_a_damaged_run_folder_is_one_clear_error(tmp_path, name, content, told):
 def test_a_recipe_that_was_edited_after_the_training_is_told(tmp_path):
     open_run(a_run(tmp_path))
     path = tmp_path / "run" / "recipe.toml"
-    path.write_text(path.read_text("utf-8").replace("epochs = 1", "epochs = 9"), "utf-8")
+    path.write_text(path.read_text("utf-8").replace("\nepochs = 1", "\nepochs = 9"), "utf-8")
     with pytest.raises(RunError, match=r"changed after the run was made \(training\.epochs\)"):
         find_runs([tmp_path])

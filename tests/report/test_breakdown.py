@@ -9,7 +9,7 @@ import pytest
 
 from multirobust.errors import InputError
 from multirobust.evaluation import AttackColumn, Outcomes, State
-from multirobust.report import breakdown, latex, markdown, text
+from multirobust.report import RunResult, attack_table, breakdown, latex, markdown, text
 
 S, B, E, K = State.SURVIVED, State.BROKEN, State.ERROR, State.SKIPPED
 
@@ -98,3 +98,34 @@ def test_each_form_has_a_row_for_every_attack_in_the_order_of_the_suite(render):
 def test_outcomes_without_an_attack_have_no_breakdown():
     with pytest.raises(InputError, match="evaluate an attack first"):
         breakdown(dataclasses.replace(outcomes(), columns=()))
+
+
+def test_the_table_of_attacks_has_each_defense_as_a_column_and_the_union_below():
+    results = [RunResult("x", seed, outcomes()) for seed in (0, 1)]
+    some = {name: TABLE[name] for name in "ab"}
+    table = attack_table([*results, RunResult("y", 0, outcomes(some))])
+    assert [column.heading for column in table.columns] == ["x", "y"]
+    assert {name: tuple(cells.values()) for name, cells in shown(table).items()} == {
+        "a": ("62.5", "62.5"),
+        "b": ("50.0–62.5", "50.0–62.5"),
+        "c": ("50.0", "–"),
+        "all (union)": ("25.0–37.5", "37.5–50.0"),
+    }
+    assert [row.total for row in table.rows] == [False, False, False, True]
+    assert any("not every image met the attack" in note for note in table.notes)
+
+
+def test_the_table_of_attacks_takes_the_mean_over_seeds():
+    stands, falls = ("linf", [S] * 8, 1.0), ("linf", [B, B, B, B, S, S, S, S], 1.0)
+    right = dataclasses.replace(outcomes({}), predictions=np.zeros(8, int))
+    found = []
+    for seed, (threat, states, _) in enumerate((stands, falls)):
+        column = AttackColumn("a", threat, 0.1, states, np.zeros(8))
+        found.append(RunResult("x", seed, dataclasses.replace(right, columns=(column,))))
+    (row, _) = attack_table(found).rows
+    assert (row.cells[0].text, row.cells[0].value) == ("75.0", 75.0)
+
+
+def test_a_table_of_no_attacks_is_refused():
+    with pytest.raises(InputError, match="evaluate a suite"):
+        attack_table([RunResult("x", 0, outcomes({}))])

@@ -22,9 +22,9 @@ torch.set_num_threads(1)
 sys.path.insert(0, sys.argv[1])
 import lightning_fabric
 from torch.utils import tensorboard
-from training_runs import small_digits, train
+from training_runs import all_options, held_out_digits, small_digits, train
 
-small_digits()
+small_digits(), held_out_digits()
 
 def kill_at(name, call):
     """Replace a function of os by one that kills this process at its n-th call."""
@@ -47,7 +47,10 @@ def run(defense, folder, ending, pipe):
             if ending["at"] == 0:
                 os.kill(os.getpid(), signal.SIGKILL)
         return False
-    train(defense, Path(folder), checkpoint_seconds=0, epochs=5, options={"stop": stop})
+    name, _, more = defense.partition(" ")
+    settings = all_options(Path(folder).parent / "start.pt") if more else {}
+    options = settings.pop("options", {}) | {"stop": stop}
+    train(name, Path(folder), checkpoint_seconds=0, epochs=5, options=options, **settings)
 
 def start(defense, folder, ending):
     """Return the steps that one process took, and whether it was killed."""
@@ -102,14 +105,19 @@ ENDINGS = [
 ]
 
 
+RUNS = ["sat", "mng_ac", "mng_ac with all options"]
+
+
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
     folder = tmp_path_factory.mktemp("runs")
     (folder / "run.py").write_text(SCRIPT, "utf-8")
+    for name in RUNS:
+        (folder / name).mkdir()
     finished = subprocess.run(
         [
             *(sys.executable, "-W", "error", str(folder / "run.py"), str(Path(__file__).parent)),
-            *(str(folder), json.dumps(ENDINGS), "sat", "mng_ac"),
+            *(str(folder), json.dumps(ENDINGS), *RUNS),
         ],
         capture_output=True,
         text=True,
@@ -119,7 +127,7 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
     return folder, json.loads(finished.stdout)
 
 
-@pytest.mark.parametrize("defense", ["sat", "mng_ac"])
+@pytest.mark.parametrize("defense", RUNS)
 def test_a_run_killed_at_many_moments_ends_with_the_same_bits(defense: str, reports):
     folder, (undisturbed, *starts) = reports[0] / defense, reports[1][defense]
     assert undisturbed == [15, False]

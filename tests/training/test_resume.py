@@ -10,7 +10,7 @@ from training_runs import STEPS_AN_EPOCH, outcome, train
 
 from multirobust.defenses import DEFENSES
 from multirobust.errors import CheckpointError, Interrupted
-from multirobust.training import load_checkpoint
+from multirobust.training import load_checkpoint, save_checkpoint
 
 
 class StopAt:
@@ -130,6 +130,35 @@ def test_a_run_with_other_settings_is_not_continued(training, options, named, tm
     train("standard", tmp_path, options=same)
     with pytest.raises(CheckpointError, match=named):
         train("standard", tmp_path, options=same | options, **training)
+
+
+def aged(folder: Path) -> None:
+    """Make of the checkpoint one that was written before some fields were there."""
+    content = load_checkpoint(folder)
+    for field in ("ema", "select", "select_epochs", "gradient_clip", "label_smoothing"):
+        del content["identity"]["training"][field]
+    del content["identity"]["run"]["b"]
+    save_checkpoint(folder, content)
+
+
+def test_a_checkpoint_from_before_a_field_is_continued_with_its_default(tmp_path: Path):
+    options = {"identity": {"a": 1, "b": 2}, "defaults": {"a": 7, "b": 2}}
+    train("sat", tmp_path / "undisturbed", options=options)
+    with pytest.raises(Interrupted):
+        train("sat", tmp_path / "old", options=options | {"stop": StopAt(4)})
+    aged(tmp_path / "old")
+    train("sat", tmp_path / "old", options=options)
+    assert outcome(tmp_path / "old") == outcome(tmp_path / "undisturbed")
+
+
+def test_a_checkpoint_from_before_a_field_is_not_continued_with_another_value(tmp_path: Path):
+    options = {"identity": {"a": 1, "b": 2}, "defaults": {"b": 2}}
+    train("standard", tmp_path, options=options)
+    aged(tmp_path)
+    with pytest.raises(CheckpointError, match=r"\(training.label_smoothing: 0.0 there, 0.1 here\)"):
+        train("standard", tmp_path, options=options, label_smoothing=0.1)
+    with pytest.raises(CheckpointError, match=r"\(run.b: 2 there, 3 here\)"):
+        train("standard", tmp_path, options=options | {"identity": {"a": 1, "b": 3}})
 
 
 def test_another_model_is_not_continued(tmp_path: Path):

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from training_runs import STEPS_AN_EPOCH, outcome, recipe, small_digits, train
+from training_runs import STEPS_AN_EPOCH, outcome, recipe, small_cnn, small_digits, train
 
 from multirobust import defenses, models
 from multirobust.attacks import PGD
@@ -21,10 +21,6 @@ from multirobust.defenses import AdversarialTraining, Defense, Loss, Standard
 from multirobust.errors import InputError, Interrupted, TrainingError
 from multirobust.threats import Linf
 from multirobust.training import Silent, Status, Triangular, load_checkpoint
-
-
-def small_cnn() -> nn.Module:
-    return models.build("small_cnn", classes=10, channels=1, widths=(8, 16))
 
 
 def metrics(folder: Path) -> list[dict[str, Any]]:

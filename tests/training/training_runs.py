@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from multirobust import defenses, models
+from multirobust.attacks import Attack, attacks_from, threats_from
 from multirobust.config import Recipe
 from multirobust.data import Data, digits
 from multirobust.training import Fit, fit, load_checkpoint
@@ -20,6 +22,12 @@ STEPS_AN_EPOCH = 3
 def small_digits() -> Data:
     """70 digits: batches of 32, 32 and 6."""
     return digits(train_limit=70, test_limit=20)
+
+
+@functools.cache
+def held_out_digits() -> Data:
+    """70 digits to train on, and 12 held out of them."""
+    return digits(train_limit=82, test_limit=20, validation=12)
 
 
 def recipe(**training: Any) -> Recipe:
@@ -41,11 +49,40 @@ def train(
     """Train on the small digits; `options` are keywords of `fit`."""
     whole = recipe(**training)
     data = small_digits()
-    model = models.build("small_cnn", classes=10, channels=1, widths=(8, 16))
+    model = small_cnn()
     if isinstance(defense, str):
         defense = defenses.build(defense, whole, channels=1)
     keywords = {"data": data, "model": model} | (options or {})
     return fit(defense=defense, config=whole.training, folder=folder, **keywords)
+
+
+def small_cnn(seed: int = 0) -> nn.Module:
+    """The model of these trainings, with its first weights."""
+    return models.build("small_cnn", classes=10, channels=1, widths=(8, 16), seed=seed)
+
+
+def all_options(start: Path) -> dict[str, Any]:
+    """Keywords of `train` that turn on everything that the loop can do.
+
+    Args:
+        start: Where the weights to start from lie; they are written if they are not there.
+    """
+    if not start.exists():
+        torch.save(small_cnn(seed=5).state_dict(), start)
+    return {
+        "ema": 0.9,
+        "select": "union",
+        "gradient_clip": 0.5,
+        "label_smoothing": 0.1,
+        "init_from": str(start),
+        "options": {"data": held_out_digits(), "held_out_attacks": short_attacks()},
+    }
+
+
+def short_attacks() -> dict[str, Attack]:
+    """The training attacks of `recipe`, by norm."""
+    whole = recipe()
+    return dict(attacks_from(whole.attack, threats_from(whole.threats)))
 
 
 def leaves(tree: Any, path: str = "") -> dict[str, Any]:
@@ -63,4 +100,5 @@ def outcome(folder: Path) -> dict[str, Any]:
     content = load_checkpoint(folder)
     assert content is not None
     content.pop("seconds")
+    content.get("selection", {}).pop("seconds", None)
     return leaves(content) | {"metrics.jsonl": (folder / "metrics.jsonl").read_bytes()}

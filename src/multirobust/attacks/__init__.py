@@ -8,6 +8,7 @@ from multirobust.attacks.corruptions import Corruption
 from multirobust.attacks.engine import IterativeAttack, run_rows
 from multirobust.attacks.fab import FAB
 from multirobust.attacks.from_foolbox import CarliniWagner, ElasticNet, SaltAndPepper
+from multirobust.attacks.lockstep_apgd import LockstepAPGD
 from multirobust.attacks.objectives import (
     DLR,
     CrossEntropy,
@@ -20,8 +21,9 @@ from multirobust.attacks.objectives import (
 from multirobust.attacks.parametric import ParametricAttack
 from multirobust.attacks.passes import PassMeter
 from multirobust.attacks.pgd import MSD, PGD
+from multirobust.attacks.projected import Projected
 from multirobust.attacks.recolor import ReColor
-from multirobust.attacks.sampling import Always, Sampler, UniformSampler
+from multirobust.attacks.sampling import Always, ErrorSampler, Sampler, UniformSampler
 from multirobust.attacks.spatial import SpatialGradient, SpatialGrid, SpatialRandom
 from multirobust.attacks.square import Square
 from multirobust.attacks.stadv import StAdv
@@ -45,16 +47,19 @@ __all__ = [
     "CrossEntropy",
     "Elastic",
     "ElasticNet",
+    "ErrorSampler",
     "Fog",
     "Gabor",
     "IterativeAttack",
     "JPEGLinf",
     "KLDivergence",
+    "LockstepAPGD",
     "LogitObjective",
     "Margin",
     "Objective",
     "ParametricAttack",
     "PassMeter",
+    "Projected",
     "ReColor",
     "Restarts",
     "Round",

@@ -19,7 +19,7 @@ from multirobust.errors import InputError, lookup_error
 from multirobust.threats.projection import project_l1
 from multirobust.types import Images
 
-__all__ = ["APGD"]
+__all__ = ["APGD", "remember"]
 
 
 @final
@@ -122,7 +122,7 @@ class APGD(IterativeAttack):
         assert gradient is not None
         rule = RULES[self.threat.norm]
         lasting = state.keys()
-        state = _remember(state, gradient, self.loss(state, logits))
+        state = remember(state, gradient, self.loss(state, logits))
         budget, last = self._budget(state)
         due = state["steps"] * 100 >= state["checkpoint"] * budget
         state = rule.review(state, due, self.threat)
@@ -164,8 +164,14 @@ class APGD(IterativeAttack):
         return state["phase"] == len(WIDTHS) - 1 if self.wide else None
 
 
-def _remember(state: State, gradient: Tensor, loss: Tensor) -> State:
-    """Return the state with this answer and, where its loss is the greatest so far, its point."""
+def remember(state: State, gradient: Tensor, loss: Tensor) -> State:
+    """Return the state with this answer and, where its loss is the greatest so far, its point.
+
+    Args:
+        state: Of rows that asked about their "iterate".
+        gradient: Of the loss by the iterate.
+        loss: Of each row, (b,); NaN counts as the lowest.
+    """
     loss = loss.nan_to_num(nan=-torch.inf).to(state["loss"].dtype)
     state = state | {"gradient": gradient}
     better = loss > state["best_loss"]

@@ -4,11 +4,29 @@ from __future__ import annotations
 
 import sys
 
-from multirobust.cli import curves, evaluating, reading, training
+from multirobust.cli import (
+    curves,
+    evaluating,
+    exporting,
+    pseudo_labeling,
+    reading,
+    reproducing,
+    training,
+)
 from multirobust.cli.common import app, tell
 from multirobust.errors import InputError, Interrupted, MultirobustError
 
-__all__ = ["app", "curves", "evaluating", "main", "reading", "training"]
+__all__ = [
+    "app",
+    "curves",
+    "evaluating",
+    "exporting",
+    "main",
+    "pseudo_labeling",
+    "reading",
+    "reproducing",
+    "training",
+]
 
 _COMMANDS = {
     "list": training.list_names,
@@ -19,8 +37,12 @@ _COMMANDS = {
     "compare": reading.compare,
     "breakdown": reading.breakdown,
     "curve": curves.curve,
+    "pseudo-label": pseudo_labeling.pseudo_label,
     "report": reading.report,
+    "export": exporting.export,
+    "push": exporting.push,
     "run": training.run_recipe,
+    "reproduce": reproducing.reproduce,
     "demo": training.demo,
 }
 for _name, _function in _COMMANDS.items():

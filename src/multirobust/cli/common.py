@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -14,6 +15,7 @@ __all__ = [
     "DefenseOption",
     "EvaluationOption",
     "FormatOption",
+    "InitOption",
     "LimitOption",
     "OutputOption",
     "RecipeArgument",
@@ -60,6 +62,14 @@ SeedOption = Annotated[
 OutputOption = Annotated[
     Path | None, typer.Option("--output", help="Folder of the runs; default runs/RECIPE.")
 ]
+InitOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--init-from",
+        metavar="PATH",
+        help="Fine-tune: start from the weights of this run folder or file.",
+    ),
+]
 SuiteOption = Annotated[str | None, typer.Option("--suite", help="In place of the recipe's.")]
 EvaluationOption = Annotated[
     str | None,
@@ -90,6 +100,7 @@ def recipe_of(
     overrides: list[str] | None = None,
     defense: list[str] | None = None,
     seed: list[int] | None = None,
+    init_from: Path | None = None,
 ) -> Recipe:
     """Return a recipe with the overrides of the command line."""
     from multirobust.config import load_recipe
@@ -99,4 +110,6 @@ def recipe_of(
         chosen.append(f"defenses={list(defense)!r}")
     if seed:
         chosen.append(f"seeds={list(seed)!r}")
+    if init_from is not None:
+        chosen.append(f"training.init_from={json.dumps(str(init_from), ensure_ascii=False)}")
     return load_recipe(source, chosen)

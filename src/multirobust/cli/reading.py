@@ -76,24 +76,34 @@ def report(
     output: Annotated[Path, typer.Option(help="The HTML file.")] = Path("report.html"),
     suite: EvaluationOption = None,
     images: Annotated[int, typer.Option(min=0, help="Test images to show attacked.")] = 3,
+    analyses: Annotated[
+        bool, typer.Option("--analyses", help="Also loss surfaces and decision boundaries.")
+    ] = False,
 ) -> None:
     """Write one HTML file with the table, the figures and attacked images of evaluated runs.
+
+    Training curves and what `multirobust curve` stored are shown where they are there. --analyses
+    computes more: seconds for each small model, longer for large ones.
 
     Example: multirobust report runs/digits --output report.html
     """
     from multirobust.experiment import find_runs
 
-    write_report_of(find_runs(runs), output, suite, images)
+    write_report_of(find_runs(runs), output, suite, images, analyses)
 
 
 def write_report_of(
-    runs: list[Run], output: Path, suite: str | None = None, images: int = 3
+    runs: list[Run],
+    output: Path,
+    suite: str | None = None,
+    images: int = 3,
+    analyses: bool = False,
 ) -> None:
     """Write the report of runs and say where it is."""
     from multirobust.experiment import load_data, report_runs
 
-    data = load_data(runs[0].recipe.data) if images else None
-    report_runs(runs, output, data=data, images=images, suite=suite)
+    data = load_data(runs[0].recipe.data) if images or analyses else None
+    report_runs(runs, output, data=data, images=images, suite=suite, analyses=analyses)
     typer.echo(f"Report: {output}")
 
 

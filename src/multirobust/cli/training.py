@@ -10,6 +10,7 @@ import typer
 from multirobust import catalog
 from multirobust.cli.common import (
     DefenseOption,
+    InitOption,
     OutputOption,
     RecipeArgument,
     SeedOption,
@@ -29,11 +30,12 @@ __all__ = ["demo", "list_names", "run_recipe", "show", "train"]
 _TABLES = {
     "defenses": catalog.DEFENSES,
     "attacks": catalog.ATTACKS,
-    "datasets": catalog.DATASETS,
+    "datasets": catalog.DATASETS | catalog.EVALUATION_SETS,
     "models": catalog.MODELS,
     "suites": catalog.SUITES,
     "threats": catalog.THREATS,
     "presets": catalog.PRESETS,
+    "reproductions": catalog.REPRODUCTIONS,
 }
 
 
@@ -74,13 +76,14 @@ def train(
     overrides: SetOption = None,
     defense: DefenseOption = None,
     seed: SeedOption = None,
+    init_from: InitOption = None,
     output: OutputOption = None,
 ) -> None:
     """Train the defenses of a recipe; what is finished stays, what was interrupted goes on.
 
     Example: multirobust train digits --defense sat --defense mng_ac --output runs/mine
     """
-    chosen = recipe_of(recipe, overrides, defense, seed)
+    chosen = recipe_of(recipe, overrides, defense, seed, init_from)
     _train(chosen, output)
 
 
@@ -89,6 +92,7 @@ def run_recipe(
     overrides: SetOption = None,
     defense: DefenseOption = None,
     seed: SeedOption = None,
+    init_from: InitOption = None,
     output: OutputOption = None,
 ) -> None:
     """Train, evaluate, compare and report: the whole of a recipe by one command.
@@ -97,7 +101,7 @@ def run_recipe(
 
     Example: multirobust run cifar10_small --set data.folder=PATH
     """
-    _run(recipe_of(recipe, overrides, defense, seed), output)
+    _run(recipe_of(recipe, overrides, defense, seed, init_from), output)
 
 
 def demo(output: OutputOption = None) -> None:

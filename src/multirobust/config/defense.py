@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from multirobust.config.section import Count, NonNegative, Positive, Section
 
-__all__ = ["DefenseConfig"]
+__all__ = ["DefenseConfig", "Norm"]
+
+Norm = Literal["linf", "l2", "l1"]
 
 
 class DefenseConfig(Section):
@@ -26,6 +28,22 @@ class DefenseConfig(Section):
         msd_linf, msd_l2, msd_l1: Its step sizes.
         ant_radius: l2 radius of the noise of `ant`; None takes the l2 threat's.
         ant_clean_share: Share of clean images in a batch of `ant`.
+        extreme_attack: Of `e_at` and `ramp`: "apgd", Auto-PGD as published, or "pgd" as in
+            `[attack]`.
+        apgd_steps: Steps of that Auto-PGD.
+        e_at_norms: What `e_at` draws from.
+        e_at_rate: Share of the newest batch in the running errors of `e_at`; None, as published,
+            averages over the whole run.
+        e_at_power: Exponent of the running errors; 1 is published, 0 uniform.
+        e_at_floor: Share of the draws that stays uniform.
+        ramp_norms: The key norm of `ramp`, whose predictions count where they are correct, and the
+            norm that is paired with it.
+        ramp_pairing: Weight of the pairing: 5 from scratch, 2 for fine-tuning.
+        ramp_projection: Share of natural training in the update of an epoch; 0 leaves it out, as
+            published for fine-tuning.
+        spatial_degrees: Largest angle of the spatial attack of `mng_ac_spatial`; the translation
+            grows with it, and is 3 of 32 pixels at 30 degrees.
+        spatial_draws: How many rotations and translations that attack tries.
     """
 
     beta: NonNegative = 12.0
@@ -40,3 +58,21 @@ class DefenseConfig(Section):
     msd_l1: Positive = 1.0
     ant_radius: Positive | None = None
     ant_clean_share: Annotated[float, Field(ge=0, lt=1, strict=True)] = 0.5
+    extreme_attack: Literal["apgd", "pgd"] = "apgd"
+    apgd_steps: Count = 10
+    e_at_norms: Annotated[tuple[Norm, ...], Field(min_length=1)] = ("linf", "l1")
+    e_at_rate: Annotated[float, Field(gt=0, le=1, strict=True)] | None = None
+    e_at_power: NonNegative = 1.0
+    e_at_floor: Annotated[float, Field(ge=0, le=1, strict=True)] = 0.0
+    ramp_norms: tuple[Norm, Norm] = ("linf", "l1")
+    ramp_pairing: NonNegative = 5.0
+    ramp_projection: Annotated[float, Field(ge=0, le=1, strict=True)] = 0.5
+    spatial_degrees: Annotated[float, Field(gt=0, le=180, strict=True)] = 30.0
+    spatial_draws: Count = 10
+
+    @field_validator("e_at_norms", "ramp_norms")
+    @classmethod
+    def _no_norm_twice(cls, norms: tuple[Norm, ...]) -> tuple[Norm, ...]:
+        if len(set(norms)) < len(norms):
+            raise ValueError(f"each norm must be named once, got {', '.join(norms)}")
+        return norms

@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from multirobust import catalog
+from multirobust.config.data import is_path
 from multirobust.config.sections import Recipe, filled, merged
 from multirobust.errors import ConfigError, InputError, lookup_error, suggestion
 
@@ -26,10 +27,11 @@ _NAMES = {
 
 def shipped_recipes() -> dict[str, str]:
     """Return the names of the recipes in the package, each with its summary."""
-    found = sorted(entry for entry in _recipe_folder().iterdir() if entry.name.endswith(".toml"))
+    found = {_shipped(entry.name): entry for entry in _recipe_folder().iterdir()}
     return {
-        entry.name.removesuffix(".toml"): tomllib.loads(entry.read_text("utf-8")).get("summary", "")
-        for entry in found
+        name: tomllib.loads(found[name].read_text("utf-8")).get("summary", "")
+        for name in sorted(found)
+        if name
     }
 
 
@@ -67,11 +69,15 @@ def _recipe_folder() -> Any:
     return files("multirobust") / "recipes"
 
 
+def _shipped(file: str) -> str:
+    """Return the name of the recipe in a file, empty if it holds none."""
+    return file.removesuffix(".toml") if file.endswith(".toml") else ""
+
+
 def _read(source: str | Path) -> dict[str, Any]:
     path = Path(source)
     if path.suffix != ".toml":
-        names = [entry.name.removesuffix(".toml") for entry in _recipe_folder().iterdir()]
-        known = [name for name in names if not name.startswith("_")]
+        known = [name for entry in _recipe_folder().iterdir() if (name := _shipped(entry.name))]
         if str(source) not in known:
             error = lookup_error("recipe", str(source), known)
             raise InputError(f"{error} Or give the path of a .toml file.")
@@ -112,8 +118,9 @@ def _name_problems(fields: Mapping[str, Any]) -> list[str]:
     for (section, field), (kind, table) in _NAMES.items():
         group = fields.get(section, {})
         value = group.get(field) if isinstance(group, Mapping) else None
-        if isinstance(value, str) and value not in table:
-            problems.append(f"{section}.{field}: {lookup_error(kind, value, table)}")
+        own = table is catalog.DATASETS and isinstance(value, str) and is_path(value)
+        if isinstance(value, str) and value not in table and not own:
+            problems.append(f"{section}.{field}: {_unknown(kind, value, table)}")
     defenses = fields.get("defenses", ())
     names = defenses if isinstance(defenses, (list, tuple)) else ()
     unknown = [n for n in names if isinstance(n, str) and n not in catalog.DEFENSES]
@@ -122,12 +129,28 @@ def _name_problems(fields: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def _unknown(kind: str, name: str, table: Mapping[str, str]) -> str:
+    """Return what is wrong with a name that is not in its table."""
+    if table is catalog.DATASETS and name in catalog.EVALUATION_SETS:
+        return (
+            f"{name!r} has test images only; train on cifar10, and evaluate on it with "
+            "evaluation.suite='corruptions' and its folder as evaluation.corruptions."
+        )
+    more = " Or give the path of a folder, with a slash, or of an .npz file."
+    return f"{lookup_error(kind, name, table)}{more if table is catalog.DATASETS else ''}"
+
+
 def _cross_problems(recipe: Recipe) -> list[str]:
     problems = []
     if recipe.model.widths is not None and recipe.model.name != "small_cnn":
         problems.append(
             f"model.widths: only small_cnn has this field, the model is {recipe.model.name!r}; "
             "drop it."
+        )
+    if recipe.training.select == "union" and recipe.data.validation == 0:
+        problems.append(
+            "training.select: 'union' needs images that are held out of training, got "
+            "data.validation 0; set it to a number such as 1000, or training.select to 'last'."
         )
     if recipe.evaluation.attack.batch_norm != "running":
         problems.append(

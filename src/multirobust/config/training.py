@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from multirobust.config.section import Count, NonNegative, Positive, Section
+from multirobust.config.section import Count, NonNegative, Positive, Section, Share
 
 __all__ = ["TrainingConfig"]
 
@@ -21,6 +21,15 @@ class TrainingConfig(Section):
         peak_at: Where the top lies, as a share of all steps.
         momentum: Of SGD.
         weight_decay: Of SGD, on every parameter.
+        ema: Decay of the moving average of the weights, which is then the model; 0 averages nothing
+            (0.995 is published for adversarial training).
+        select: Which epoch's weights are the model: the "last", or that of the greatest accuracy
+            against the "union" of the training attacks on the `data.validation` held-out images.
+        select_epochs: Epochs between two measurements for `select`; the last is always measured.
+        gradient_clip: Greatest norm of the gradient of all weights; None leaves it as it is.
+        label_smoothing: Share of each label that is spread over all classes, in the loss of the
+            weights and not in the attacks.
+        init_from: Weights to start from: a run folder that has been trained, or a file of weights.
         device: "auto", "cpu" or "cuda".
         precision: Fabric's name: "32-true", "bf16-mixed" or "64-true".
         checkpoint_seconds: Save at least this often, besides at the end of every epoch.
@@ -33,6 +42,12 @@ class TrainingConfig(Section):
     peak_at: Annotated[float, Field(gt=0, lt=1, strict=True)] = 0.4
     momentum: Annotated[float, Field(ge=0, lt=1, strict=True)] = 0.9
     weight_decay: NonNegative = 5e-4
+    ema: Share = 0.0
+    select: Literal["last", "union"] = "last"
+    select_epochs: Count = 1
+    gradient_clip: Positive | None = None
+    label_smoothing: Share = 0.0
+    init_from: Annotated[str, Field(min_length=1)] | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["32-true", "bf16-mixed", "64-true"] = "32-true"
     checkpoint_seconds: NonNegative = 300.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, replace
-from typing import Literal, TypeAlias, final
+from typing import TYPE_CHECKING, Literal, TypeAlias, final
 
 import numpy as np
 import torch
@@ -15,6 +15,9 @@ from multirobust.checks import check_images, check_labels
 from multirobust.data.augmentation import Augmentation
 from multirobust.errors import InputError
 from multirobust.types import Images
+
+if TYPE_CHECKING:
+    from multirobust.data.unlabeled import Unlabeled
 
 __all__ = ["Data", "Layout", "Split"]
 
@@ -157,6 +160,9 @@ class Data:
         mean: Mean of the training pixels of each channel, in [0, 1]; models normalize with it.
         std: Their standard deviation, on the same scale.
         augmentation: What to do to training batches, or None.
+        unlabeled: Pseudo-labeled images to train on too, or None; mean and std are not theirs.
+        digest: SHA-256 of what the training images were made of, before any were held out; None
+            where the name and published checksums say it.
 
     Raises:
         InputError: If there are fewer than two classes, labels without a class, training images of
@@ -172,6 +178,8 @@ class Data:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     augmentation: Augmentation | None = None
+    unlabeled: Unlabeled | None = None
+    digest: str | None = None
 
     def __post_init__(self) -> None:
         if self.classes < 2:
@@ -184,6 +192,8 @@ class Data:
             if split is not None:
                 self._check_split(part, split)
                 object.__setattr__(split, "source", self.name)
+        if self.unlabeled is not None:
+            self._check_split("unlabeled", self.unlabeled.split)
         if bool((self.train.labels == self.train.labels[0]).all()):
             raise InputError(
                 f"{self.name}: train must hold images of two classes or more, all "

@@ -7,14 +7,16 @@ import shutil
 import tarfile
 import urllib.error
 import urllib.request
-from collections.abc import Collection
+import zipfile
+import zlib
+from collections.abc import Callable, Collection
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from multirobust.errors import DataError
 
-__all__ = ["download", "unpack"]
+__all__ = ["download", "unpack", "unpack_zip"]
 
 CHUNK = 1 << 20
 TIMEOUT_SECONDS = 60
@@ -73,14 +75,49 @@ def unpack(archive: Path, folder: Path, names: Collection[str]) -> None:
             for member in tar:
                 name = member.name.rsplit("/", 1)[-1]
                 source = tar.extractfile(member) if member.isreg() and name in names else None
-                if source is None:
-                    continue
-                part = folder / f"{name}.part"
-                with part.open("wb") as target:
-                    shutil.copyfileobj(source, target, CHUNK)
-                os.replace(part, folder / name)
+                if source is not None:
+                    _write(source, folder / name)
     except (OSError, EOFError, tarfile.TarError) as error:
         raise DataError(f"{archive}: cannot be unpacked into {folder} ({error}).") from error
+
+
+def unpack_zip(archive: Path, folder: Path, place: Callable[[str], str | None]) -> None:
+    """Copy files out of a zip archive into a folder, in the order of the archive.
+
+    A file appears under its name only when it is whole. Links are not made.
+
+    Args:
+        archive: The zip file.
+        folder: What every file is written below.
+        place: From the name of a member to its path below the folder, or None to pass it over. The
+            function alone decides where is written, so it must know every name that it accepts.
+
+    Raises:
+        DataError: If the archive cannot be read, the folder cannot be written, or a place lies
+            outside the folder.
+    """
+    damage = (OSError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError)
+    try:
+        with zipfile.ZipFile(archive) as content:
+            for member in content.infolist():
+                path = None if member.is_dir() else place(member.filename)
+                if path is None:
+                    continue
+                if Path(path).is_absolute() or ".." in Path(path).parts:
+                    raise DataError(f"{archive}: {member.filename!r} lies outside {folder}.")
+                target = folder / path
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with content.open(member) as source:
+                    _write(source, target)
+    except damage as error:
+        raise DataError(f"{archive}: cannot be unpacked into {folder} ({error}).") from error
+
+
+def _write(source: IO[bytes], path: Path) -> None:
+    part = path.with_name(f"{path.name}.part")
+    with part.open("wb") as target:
+        shutil.copyfileobj(source, target, CHUNK)
+    os.replace(part, path)
 
 
 def _fetch(url: str, part: Path) -> None:

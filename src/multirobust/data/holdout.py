@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from multirobust.data.datasets import Split
-from multirobust.errors import InputError
+from multirobust.errors import DataError, InputError
 
-__all__ = ["hold_out", "limit", "stratified_order"]
+__all__ = ["hold_out", "limit", "limit_of_published", "stratified_order"]
 
 HOLD_OUT_SEED = 1
 
@@ -82,3 +82,29 @@ def limit(name: str, value: int | None, available: int) -> int:
             f"{value!r}; leave it out to use them all."
         )
     return value
+
+
+def limit_of_published(
+    name: str, value: int | None, available: int, *, published: int, where: object
+) -> int:
+    """Return how many images to use of files that may be fewer than those published.
+
+    Args:
+        name: Of the limit.
+        value: The limit, or None for all that were published.
+        available: Images that there are.
+        published: Images that there should be.
+        where: Names the files in messages.
+
+    Raises:
+        DataError: If all are wanted and not as many are there as were published, or there are more.
+        InputError: If the value is not in 1..available.
+    """
+    if available > published or not available or (value is None and available < published):
+        some = 0 < available < published
+        fewer = f"; to use only those, pass {name}={available}" if some else ""
+        raise DataError(
+            f"{where} must hold the {published:,} published images, got {available:,}: it is not "
+            f"whole, or not the published one. Get it again with download=True{fewer}."
+        )
+    return limit(name, value, available)

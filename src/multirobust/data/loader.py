@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from typing import final
 
 import torch
@@ -12,6 +11,8 @@ from torch import Tensor
 
 from multirobust.data.augmentation import Augmentation
 from multirobust.data.datasets import Split
+from multirobust.data.order import Mixture, batches, generator_for, permutation
+from multirobust.data.unlabeled import Unlabeled
 from multirobust.errors import InputError
 from multirobust.types import Images, Labels
 
@@ -26,7 +27,8 @@ class Batch:
     Args:
         x: Pixels in [0, 1], float32, shape (b, c, h, w).
         y: Class indices, int64, shape (b,).
-        index: Position of each image in the split, int64, shape (b,).
+        index: Position of each image in the split, int64, shape (b,). Unlabeled images are
+            numbered on from the labeled ones: len(split) + i is the i-th of them.
     """
 
     x: Images
@@ -50,6 +52,10 @@ class Loader:
     Every image is seen exactly once an epoch. A last batch of a single image would break batch
     normalization: it is joined to the batch before, which then has batch_size + 1 images.
 
+    With unlabeled images every batch has their share, see `Mixture`; the labels of both kinds are
+    in `y`, and augmentation applies to both. They are numbered and stored behind the labeled ones.
+    Pooled images are one shuffled set, each seen once an epoch.
+
     Args:
         split: The images and labels.
         batch_size: Images in a batch; the last batch may have fewer.
@@ -57,9 +63,11 @@ class Loader:
         augmentation: What is done to each batch, or None.
         device: Where the batches are made.
         shuffle: False gives the images in the order of the split, for evaluation.
+        unlabeled: Images with pseudo-labels, and how they are mixed in; or None.
 
     Raises:
-        InputError: If batch_size is not a whole number from 1 on.
+        InputError: If batch_size is not a whole number from 1 on, or the share of unlabeled images
+            leaves a batch without one kind.
     """
 
     split: Split
@@ -69,6 +77,9 @@ class Loader:
     augmentation: Augmentation | None = None
     device: torch.device | str = "cpu"
     shuffle: bool = True
+    unlabeled: Unlabeled | None = None
+    _pool: Split = field(init=False)
+    _mixture: Mixture | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         size = self.batch_size
@@ -76,13 +87,22 @@ class Loader:
             raise InputError(
                 f"batch_size must be a whole number of images, 1 or more, got {size!r}."
             )
-        object.__setattr__(self, "split", self.split.to(self.device))
+        count, more = len(self.split), self.unlabeled
+        if more is not None and more.share != "pooled":
+            kinds = {"labeled": count, "unlabeled": len(more), "batch_size": size}
+            mixture = Mixture(**kinds, share=more.share, epoch=more.epoch)
+            object.__setattr__(self, "_mixture", mixture)
+        pool = self.split.to(self.device)
+        if more is not None:
+            pool = _joined(self.split, more.split, self.device)
+        object.__setattr__(self, "_pool", pool)
+        object.__setattr__(self, "split", pool.first(count))
 
     def __len__(self) -> int:
         """Return the number of batches of an epoch."""
-        full, rest = divmod(len(self.split), self.batch_size)
-        joined = rest == 0 or (rest == 1 and full > 0)
-        return full if joined else full + 1
+        if self._mixture is not None:
+            return len(self._mixture)
+        return batches(len(self._pool), self.batch_size)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Return the batches of an epoch from step `start` on.
@@ -110,22 +130,27 @@ class Loader:
             yield self._batch(order[step * self.batch_size : end], epoch, step)
 
     def _order(self, epoch: int) -> Tensor:
-        count, device = len(self.split), self.split.images.device
+        device = self._pool.images.device
+        if self._mixture is not None:
+            return self._mixture.order(epoch, self.seed, shuffle=self.shuffle).to(device)
         if not self.shuffle:
-            return torch.arange(count, device=device)
-        # Drawn on the CPU, so that every device trains on the same batches.
-        generator = _generator("cpu", self.seed, "order", epoch)
-        return torch.randperm(count, generator=generator).to(device)
+            return torch.arange(len(self._pool), device=device)
+        return permutation(len(self._pool), self.seed, "order", epoch).to(device)
 
     def _batch(self, index: Tensor, epoch: int, step: int) -> Batch:
-        images = self.split.images.index_select(0, index)
+        images = self._pool.images.index_select(0, index)
         if self.augmentation is not None:
-            generator = _generator(images.device, self.seed, "augmentation", epoch, step)
+            generator = generator_for(images.device, self.seed, "augmentation", epoch, step)
             images = self.augmentation(images, generator)
-        return Batch(images.float().div_(255), self.split.labels.index_select(0, index), index)
+        return Batch(images.float().div_(255), self._pool.labels.index_select(0, index), index)
 
 
-def _generator(device: torch.device | str, *key: int | str) -> torch.Generator:
-    """Return a generator whose numbers are those of the key: independent for different keys."""
-    digest = hashlib.sha256(" ".join(map(str, key)).encode()).digest()
-    return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "big"))
+def _joined(labeled: Split, unlabeled: Split, device: torch.device | str) -> Split:
+    """Return both on the device, the labeled images first, without a second copy there."""
+    count, total = len(labeled), len(labeled) + len(unlabeled)
+    images = torch.empty((total, *labeled.images.shape[1:]), dtype=torch.uint8, device=device)
+    labels = torch.empty(total, dtype=torch.int64, device=device)
+    for part, rows in ((labeled, slice(0, count)), (unlabeled, slice(count, total))):
+        images[rows].copy_(part.images)
+        labels[rows].copy_(part.labels)
+    return Split(images, labels, labeled.source)

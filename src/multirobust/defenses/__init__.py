@@ -14,12 +14,15 @@ from multirobust.defenses.consistency import (
     jensen_shannon,
 )
 from multirobust.defenses.learned_noise import ANT, MNGAC
-from multirobust.defenses.table import DEFENSES, build
+from multirobust.defenses.ramp import RAMP, PairedViews, logit_pairing, mixed_update
+from multirobust.defenses.table import DEFENSES, NEEDS_UNLABELED, build
 
 __all__ = [
     "ANT",
     "DEFENSES",
     "MNGAC",
+    "NEEDS_UNLABELED",
+    "RAMP",
     "TRADES",
     "AdversarialTraining",
     "AverageTraining",
@@ -27,8 +30,11 @@ __all__ = [
     "ConsistencyViews",
     "Defense",
     "Loss",
+    "PairedViews",
     "Standard",
     "build",
     "consistency_loss",
     "jensen_shannon",
+    "logit_pairing",
+    "mixed_update",
 ]

@@ -38,7 +38,8 @@ class AdversarialTraining(Defense[Tensor]):
     """Cross-entropy on adversarial images only (Eq. 2).
 
     With one attack, Madry et al.; with `WorstCase`, Eq. 3; with `MSD`, Maini et al.; with a
-    `UniformSampler`, stochastic adversarial training (Eq. 5).
+    `UniformSampler`, stochastic adversarial training (Eq. 5); with an `ErrorSampler` over the
+    extreme norms, E-AT. The sampler is told how the model did on the images it trains on.
 
     Args:
         attack: An attack, or the sampler that draws one for each batch.
@@ -56,7 +57,10 @@ class AdversarialTraining(Defense[Tensor]):
 
     def loss(self, model: nn.Module, batch: Batch, views: Tensor) -> Loss:
         """See `Defense.loss`."""
-        total = cross_entropy(model(views), batch.y)
+        logits = model(views)
+        if self.sampler.last is not None:
+            self.sampler.observe(self.sampler.last, logits.detach(), batch.y)
+        total = cross_entropy(logits, batch.y)
         return Loss(total, {"cross_entropy": total.detach()})
 
 

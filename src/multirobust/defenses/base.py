@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -14,7 +16,7 @@ from torch.nn import functional as F
 from multirobust.attacks.objectives import at_least_float32
 from multirobust.data import Batch
 
-__all__ = ["Defense", "Loss", "cross_entropy"]
+__all__ = ["Defense", "Loss", "cross_entropy", "smoothed_labels"]
 
 V = TypeVar("V")
 
@@ -32,9 +34,38 @@ class Loss:
     terms: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
-    """Return the mean cross-entropy of logits (b, k) with labels (b,), at least in float32."""
-    return F.cross_entropy(at_least_float32(logits), y)
+_SMOOTHING: ContextVar[float] = ContextVar("label smoothing", default=0.0)
+
+
+@contextlib.contextmanager
+def smoothed_labels(share: float) -> Iterator[None]:
+    """Smooth the labels of each `cross_entropy` inside: the training loss, not what attacks raise.
+
+    Args:
+        share: Of each label that is spread evenly over all classes, in [0, 1); 0 changes no bit.
+
+    References: Szegedy et al., Rethinking the Inception architecture for computer vision, CVPR
+    2016.
+    """
+    token = _SMOOTHING.set(share)
+    try:
+        yield
+    finally:
+        _SMOOTHING.reset(token)
+
+
+def cross_entropy(logits: Tensor, y: Tensor, *, reduction: str = "mean") -> Tensor:
+    """Return the cross-entropy of logits (b, k) with labels (b,), at least in float32.
+
+    The labels are smoothed inside `smoothed_labels`, which is where the loop calls `Defense.loss`.
+
+    Args:
+        logits: Shape (b, k).
+        y: Labels (b,).
+        reduction: "mean", "sum", or "none" for one value an image.
+    """
+    share = _SMOOTHING.get()
+    return F.cross_entropy(at_least_float32(logits), y, reduction=reduction, label_smoothing=share)
 
 
 class Defense(nn.Module, abc.ABC, Generic[V]):
@@ -76,3 +107,12 @@ class Defense(nn.Module, abc.ABC, Generic[V]):
     @abc.abstractmethod
     def loss(self, model: nn.Module, batch: Batch, views: V) -> Loss:
         """Return the loss of the classifier on the views, to be differentiated by the caller."""
+
+    def after_epoch(self, model: nn.Module) -> None:
+        """Change the weights of the model at the end of an epoch; by default not at all.
+
+        Called after the last step of an epoch and before anything is saved, averaged or measured.
+
+        Args:
+            model: The classifier; parameters and buffers may change in place.
+        """

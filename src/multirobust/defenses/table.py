@@ -4,20 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from multirobust.attacks import (
     MSD,
     PGD,
     Attack,
+    ErrorSampler,
     KLDivergence,
+    LockstepAPGD,
+    Projected,
     Restarts,
+    Sampler,
+    SpatialRandom,
     UniformSampler,
     WorstCase,
     attacks_from,
     threats_from,
 )
-from multirobust.config import DefenseConfig, Recipe
+from multirobust.config import DefenseConfig, Recipe, TrainingConfig
+from multirobust.config.defense import Norm
 from multirobust.defenses.adversarial import (
     TRADES,
     AdversarialTraining,
@@ -27,13 +32,16 @@ from multirobust.defenses.adversarial import (
 from multirobust.defenses.base import Defense
 from multirobust.defenses.consistency import ConsistencyTraining
 from multirobust.defenses.learned_noise import ANT, MNGAC
+from multirobust.defenses.ramp import RAMP
 from multirobust.errors import lookup_error
 from multirobust.models import NoiseGenerator
 from multirobust.threats import L2, Threat
 
-__all__ = ["DEFENSES", "Ingredients", "build"]
+__all__ = ["DEFENSES", "NEEDS_UNLABELED", "Ingredients", "build"]
 
-Norm = Literal["linf", "l2", "l1"]
+NEEDS_UNLABELED = frozenset({"mng_ac_rst", "rst_linf"})
+"""Defenses that are nothing new without pseudo-labeled images; a run of one needs `Data.unlabeled`.
+"""
 
 
 @dataclass(frozen=True)
@@ -45,6 +53,7 @@ class Ingredients:
         pgd: The training attacks, by norm.
         restarts: How often each training attack starts.
         config: The hyper-parameters.
+        training: The optimizer's settings, for what trains beside the classifier.
         channels: Of the images.
         seed: Of the sampler and the generator's first weights.
     """
@@ -53,6 +62,7 @@ class Ingredients:
     pgd: dict[str, PGD]
     restarts: int
     config: DefenseConfig
+    training: TrainingConfig
     channels: int
     seed: int
 
@@ -67,6 +77,18 @@ class Ingredients:
     def divergence_attack(self) -> Attack:
         """The linf attack, on the divergence that TRADES regularizes."""
         return self._restarted(replace(self.pgd["linf"], objective=KLDivergence()))
+
+    def extreme_attack(self, norm: Norm) -> Attack:
+        """The attack of E-AT and RAMP in one norm."""
+        if self.config.extreme_attack == "pgd":
+            return self.attack(norm)
+        return LockstepAPGD(threat=self.threats[norm], steps=self.config.apgd_steps)
+
+    def spatial_attack(self) -> Attack:
+        """The worst of some rotations and translations, projected onto the l2 ball."""
+        config = self.config
+        search = SpatialRandom(radius=config.spatial_degrees, draws=config.spatial_draws)
+        return Projected(search, self.threats["l2"])
 
     def sampler(self) -> UniformSampler:
         """A fresh uniform sampler over the set."""
@@ -103,17 +125,81 @@ def _sat_ac(parts: Ingredients) -> Defense:
     )
 
 
-def _mng_ac(parts: Ingredients) -> Defense:
+def _mng_ac(parts: Ingredients, sampler: Sampler | None = None) -> Defense:
+    """MNG-AC; with pseudo-labeled data Table 2.
+
+    The labeled and the unlabeled images of a batch come mixed from the loader; the pseudo-labels
+    are labels like others.
+    """
     config = parts.config
     sgd = config.generator_optimizer == "sgd"
     return MNGAC(
-        parts.sampler(),
+        sampler or parts.sampler(),
         parts.noise(),
         beta=config.beta,
         forward=config.consistency_forward,
         momentum=0.9 if sgd else 0.0,
         weight_decay=5e-4 if sgd else 0.0,
         meta_mode=config.meta_mode,
+    )
+
+
+def _mng_ac_spatial(parts: Ingredients) -> Defense:
+    """MNG-AC with a fourth attack in the uniform set: rotation and translation, projected on l2.
+
+    Published (Table 4, "seen"): that the set of the lp norms has the spatial attack projected on
+    the l2 norm. Its numbers are those of Engstrom et al., ICML 2019: the worst of 10 draws within
+    30 degrees and 3 of 32 pixels.
+    """
+    attacks = (*parts.attacks(), parts.spatial_attack())
+    return _mng_ac(parts, UniformSampler(attacks, seed=parts.seed))
+
+
+def _rst_linf(parts: Ingredients) -> Defense:
+    """Robust self-training: TRADES itself, on batches of labeled and pseudo-labeled images.
+
+    The loader mixes them (`Data.unlabeled`). Published: TRADES with beta 6 in linf 8/255, 10 steps
+    of 0.007; half of a batch of 256 is pseudo-labeled; 200 epochs, each a pass over the labeled
+    images.
+
+    References: Carmon, Raghunathan, Schmidt, Liang and Duchi, Unlabeled data improves adversarial
+    robustness, NeurIPS 2019.
+    """
+    return TRADES(parts.divergence_attack(), beta=parts.config.trades_beta)
+
+
+def _e_at(parts: Ingredients) -> Defense:
+    """Extreme-norm adversarial training: linf or l1 for each batch, by their running errors.
+
+    Published: Auto-PGD with 10 steps and BatchNorm in evaluation mode (attack.batch_norm =
+    "running"); the error counts an image that any iterate breaks, here one that the iterate of
+    greatest loss breaks in the training pass, which costs nothing. The published code updates the
+    learning rate of one of its two groups of weights only; here all have the same.
+
+    References: Croce and Hein, Adversarial robustness against multiple and single lp-threat models
+    via quick fine-tuning of robust classifiers, ICML 2022.
+    """
+    config = parts.config
+    sampler = ErrorSampler(
+        tuple(parts.extreme_attack(norm) for norm in config.e_at_norms),
+        seed=parts.seed,
+        rate=config.e_at_rate,
+        power=config.e_at_power,
+        floor=config.e_at_floor,
+    )
+    return AdversarialTraining(sampler)
+
+
+def _ramp(parts: Ingredients) -> Defense:
+    """RAMP with the optimizer's momentum and weight decay; see there for what departs."""
+    config, training = parts.config, parts.training
+    key, other = (parts.extreme_attack(norm) for norm in config.ramp_norms)
+    return RAMP(
+        (key, other),
+        pairing=config.ramp_pairing,
+        projection=config.ramp_projection,
+        momentum=training.momentum,
+        weight_decay=training.weight_decay,
     )
 
 
@@ -130,6 +216,11 @@ DEFENSES: dict[str, Callable[[Ingredients], Defense]] = {
     "sat": lambda parts: AdversarialTraining(parts.sampler()),
     "sat_ac": _sat_ac,
     "mng_ac": _mng_ac,
+    "mng_ac_spatial": _mng_ac_spatial,
+    "rst_linf": _rst_linf,
+    "mng_ac_rst": _mng_ac,
+    "e_at": _e_at,
+    "ramp": _ramp,
 }
 
 
@@ -149,5 +240,7 @@ def build(name: str, recipe: Recipe, *, channels: int, seed: int = 0) -> Defense
         raise lookup_error("defense", name, DEFENSES)
     threats = threats_from(recipe.threats)
     pgd = attacks_from(recipe.attack, threats)
-    parts = Ingredients(threats, pgd, recipe.attack.restarts, recipe.defense, channels, seed)
+    parts = Ingredients(
+        threats, pgd, recipe.attack.restarts, recipe.defense, recipe.training, channels, seed
+    )
     return DEFENSES[name](parts)

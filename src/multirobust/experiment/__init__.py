@@ -8,11 +8,14 @@ from multirobust.experiment.building import (
     load_defense,
     load_model,
 )
+from multirobust.experiment.exporting import export_run
 from multirobust.experiment.external import evaluate_external
+from multirobust.experiment.gallery import gallery_of
 from multirobust.experiment.pipeline import evaluate_run, evaluation_name, train_run
+from multirobust.experiment.publishing import push, push_run
 from multirobust.experiment.results import outcomes_at, result_of, results_of
 from multirobust.experiment.runs import Run, find_runs, open_run, plan
-from multirobust.experiment.showcase import gallery_of, report_runs
+from multirobust.experiment.showcase import report_runs
 from multirobust.experiment.workflow import evaluate_all, prepare, train_all
 
 __all__ = [
@@ -24,6 +27,7 @@ __all__ = [
     "evaluate_external",
     "evaluate_run",
     "evaluation_name",
+    "export_run",
     "find_runs",
     "gallery_of",
     "load_data",
@@ -33,6 +37,8 @@ __all__ = [
     "outcomes_at",
     "plan",
     "prepare",
+    "push",
+    "push_run",
     "recipe_for",
     "report_runs",
     "result_of",

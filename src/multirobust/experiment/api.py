@@ -8,13 +8,14 @@ from typing import Any
 from torch import nn
 
 from multirobust import defenses, evaluation, training
-from multirobust.attacks import threats_from
+from multirobust.attacks import attacks_from, threats_from
 from multirobust.config import Recipe, load_recipe
 from multirobust.data import Data, Split
 from multirobust.defenses import Defense
 from multirobust.errors import InputError
 from multirobust.evaluation import Outcomes, Suite
 from multirobust.experiment.runs import identity, make_folder
+from multirobust.experiment.unlabeled import check_unlabeled
 from multirobust.training import Fit, ProgressDisplay
 
 __all__ = ["evaluate", "recipe_for", "train"]
@@ -45,7 +46,8 @@ def train(
         The trained model with time and passes. See `training.Fit`.
 
     Raises:
-        InputError: If an argument is of another type, or the model does not fit the data.
+        InputError: If an argument is of another type, the model does not fit the data, or the
+            defense needs unlabeled images (`Data.unlabeled`) and there are none.
         CheckpointError: If the folder holds the checkpoint of another training.
         RunError: If the folder cannot be written.
         TrainingError: If the loss becomes NaN or infinite.
@@ -55,6 +57,7 @@ def train(
     _check_type("defense", defense, (str, Defense), "give a name of `multirobust list defenses`")
     recipe = _checked_recipe(recipe, data.name)
     name = defense if isinstance(defense, str) else type(defense).__name__
+    check_unlabeled(name, data)
     if isinstance(defense, str):
         defense = defenses.build(defense, recipe, channels=data.channels, seed=seed)
     if folder is not None:
@@ -69,6 +72,8 @@ def train(
         batch_norm=recipe.attack.batch_norm,
         folder=folder,
         identity=identity(recipe, name, seed),
+        defaults=identity(Recipe(), name, seed),
+        held_out_attacks=attacks_from(recipe.attack, threats_from(recipe.threats)),
         display=display,
         title=name,
     )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 from torch import nn
@@ -11,9 +13,9 @@ from torch import nn
 from multirobust import data as datasets
 from multirobust import defenses, models
 from multirobust.config import DataConfig, Recipe
-from multirobust.data import Data
+from multirobust.data import Augmentation, CropFlip, Data
 from multirobust.defenses import Defense
-from multirobust.errors import RunError
+from multirobust.errors import DataError, RunError
 from multirobust.experiment.runs import DEFENSE, MODEL, Run
 from multirobust.files import atomic_write
 
@@ -23,22 +25,52 @@ __all__ = [
     "load_data",
     "load_defense",
     "load_model",
+    "pinned",
     "save_weights",
     "weights_digest",
 ]
 
+_AUGMENTATIONS: Mapping[str, Augmentation | None] = MappingProxyType(
+    {"none": None, "flip": CropFlip(0), "crop_flip": CropFlip(4)}
+)
+
 
 def load_data(config: DataConfig) -> Data:
-    """Load the data set that a recipe names."""
+    """Load the data that a recipe names.
+
+    Raises:
+        DataError: If they are missing, damaged, or other training images than the recipe notes.
+        InputError: If an argument breaks its rule.
+    """
     options: dict[str, Any] = {
         "train_limit": config.train_limit,
         "test_limit": config.test_limit,
         "validation": config.validation,
     }
-    if config.name != "digits":
-        options |= {"folder": config.folder, "download": config.download}
-    data = datasets.build(config.name, **options)
-    return replace(data, augmentation=None) if config.augmentation == "none" else data
+    if config.own:
+        more = {"size": config.size, "class_names": config.class_names, "cache": config.cache}
+        data = datasets.own(config.name, **options, **more)
+    else:
+        options |= {"folder": config.folder, "download": config.download, "cache": config.cache}
+        known = datasets.options_of(config.name)
+        data = datasets.build(config.name, **{k: v for k, v in options.items() if k in known})
+    if config.digest is not None and data.digest != config.digest:
+        raise DataError(
+            f"{config.name}: the training images must be those that the recipe notes (digest "
+            f"{config.digest[:12]}), got others ({(data.digest or 'none')[:12]}). Restore them, or "
+            "drop data.digest and train into another --output."
+        )
+    if config.augmentation == "auto":
+        return data
+    return replace(data, augmentation=_AUGMENTATIONS[config.augmentation])
+
+
+def pinned(recipe: Recipe, data: Data) -> Recipe:
+    """Return the recipe with the digests of its training images, if no name stands for them."""
+    more = data.unlabeled.digest if data.unlabeled else None
+    found = {"digest": data.digest, "unlabeled_digest": more}
+    noted = {name: getattr(recipe.data, name) or value for name, value in found.items()}
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update=noted)})
 
 
 def build_model(recipe: Recipe, data: Data, seed: int) -> nn.Module:

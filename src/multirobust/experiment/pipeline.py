@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from multirobust import evaluation, training
-from multirobust.attacks import threats_from
+from multirobust.attacks import attacks_from, threats_from
 from multirobust.config import Recipe
 from multirobust.data import Data, Split
 from multirobust.errors import DataError, InputError
@@ -32,9 +32,10 @@ from multirobust.experiment.runs import (
     stored_recipe,
     to_json,
 )
+from multirobust.experiment.unlabeled import check_unlabeled, with_unlabeled
 from multirobust.files import atomic_write
 from multirobust.provenance import provenance
-from multirobust.training import ProgressDisplay
+from multirobust.training import Fit, ProgressDisplay
 
 __all__ = ["evaluate_and_save", "evaluate_run", "evaluation_name", "train_run"]
 
@@ -49,13 +50,15 @@ def train_run(
     """Train a run, from where it stands; nothing happens if it has ended.
 
     Raises:
+        InputError: If the weights to start from cannot be read, or do not fit the model.
         RunError: If the folder holds another run or cannot be written.
         Interrupted: If `stop` said so; the run is saved.
     """
     open_run(run)
     if run.trained:
         return
-    recipe = run.recipe
+    recipe, data = run.recipe, with_unlabeled(data, run.recipe.data)
+    check_unlabeled(run.defense, data)
     fit = training.fit(
         build_model(recipe, data, run.seed),
         data,
@@ -65,6 +68,8 @@ def train_run(
         batch_norm=recipe.attack.batch_norm,
         folder=run.folder,
         identity=identity(recipe, run.defense, run.seed),
+        defaults=identity(Recipe(), run.defense, run.seed),
+        held_out_attacks=attacks_from(recipe.attack, threats_from(recipe.threats)),
         display=display,
         title=run.name,
         stop=stop,
@@ -76,9 +81,25 @@ def train_run(
         "forwards": fit.forwards * recipe.training.epochs,
         "backwards": fit.backwards * recipe.training.epochs,
         "train_images": len(data.train),
+        **_chosen(fit, len(data.train)),
         **provenance(fit.device),
     }
     atomic_write(run.folder / TRAINING, to_json(facts))
+
+
+def _chosen(fit: Fit, images: int) -> dict[str, Any]:
+    """What `training.json` says of the weights it began with, and of those it ended with."""
+    facts: dict[str, Any] = {"init_from": fit.start.facts()} if fit.start else {}
+    if fit.selected is None:
+        return facts
+    cost = {
+        "images": fit.selected.images,
+        "seconds": fit.selected.seconds,
+        "forwards": fit.selected.forwards / images,
+        "backwards": fit.selected.backwards / images,
+    }
+    history = list(fit.selected.history)
+    return facts | {"selected_epoch": fit.selected.epoch, "held_out": history, "selection": cost}
 
 
 def evaluate_run(
@@ -220,6 +241,8 @@ def _check_changes(run: Run, recipe: Recipe) -> None:
     theirs = identity(recipe, run.defense, run.seed)
     changed = [n for n in ours if ours[n] != theirs[n] and not n.startswith("threats.")]
     changed += [n for n in ("defenses", "seeds") if getattr(run.recipe, n) != getattr(recipe, n)]
+    if run.recipe.training.init_from != recipe.training.init_from:
+        changed.append("training.init_from")
     if changed:
         raise InputError(
             f"{', '.join(changed)}: an evaluation may change evaluation.*, threats.*, data.folder, "

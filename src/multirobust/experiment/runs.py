@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from multirobust.config import Recipe, load_recipe, to_toml
+from multirobust.config.sections import merged
 from multirobust.defenses import DEFENSES
 from multirobust.errors import InputError, RunError, lookup_error
 from multirobust.files import atomic_write
+from multirobust.training import read_start
 
 __all__ = [
     "Run",
@@ -25,6 +27,7 @@ __all__ = [
     "make_folder",
     "open_run",
     "plan",
+    "start_of",
     "stored_recipe",
     "to_json",
     "training_facts",
@@ -35,10 +38,12 @@ MODEL, DEFENSE = "model.safetensors", "defense.safetensors"
 
 NOT_IDENTITY = {
     "": {"name", "summary", "defenses", "seeds", "evaluation"},
-    "data": {"folder", "download", "test_limit"},
-    "training": {"device", "checkpoint_seconds"},
+    "data": {"folder", "download", "test_limit", "unlabeled", "cache"},
+    "training": {"device", "checkpoint_seconds", "init_from"},
 }
-"""Fields of a recipe that do not change what is trained."""
+"""Fields of a recipe that do not change what is trained. Where the weights to start from lie does
+not count; their digest is added by `start_of`.
+"""
 
 _FACTS = {"seconds": (int, float), "forwards": (int, float), "backwards": (int, float)}
 
@@ -75,14 +80,17 @@ def plan(recipe: Recipe, output: Path) -> list[Run]:
 def open_run(run: Run) -> None:
     """Create the folder of a run, or make sure that it holds this run and no other.
 
+    Fields that a recipe did not have when the run was made count as having today's default.
+
     Raises:
+        InputError: If the weights to start from cannot be read; no folder is made.
         RunError: If it holds another run or other files, or cannot be written.
     """
+    ours = identity(run.recipe, run.defense, run.seed) | start_of(run.recipe)
     make_folder(run.folder)
     marker, recipe = run.folder / MARKER, to_toml(run.recipe).encode()
-    ours = identity(run.recipe, run.defense, run.seed)
     if marker.is_file():
-        there = _identity_in(run.folder)
+        there = _with_defaults(_identity_in(run.folder))
         names = sorted(n for n in {*there, *ours} if there.get(n) != ours.get(n))
         if names:
             facts = ", ".join(f"{n} {there.get(n)!r} there, {ours.get(n)!r} here" for n in names)
@@ -154,7 +162,19 @@ def identity(recipe: Recipe, defense: str, seed: int) -> dict[str, Any]:
         for field, content in fields.items():
             if field not in NOT_IDENTITY.get(section, ()):
                 facts[f"{section}.{field}".rstrip(".")] = content
+    if recipe.data.own and recipe.data.digest is not None:
+        facts["data.name"] = "own"  # the digest says which, wherever they lie
     return facts
+
+
+def start_of(recipe: Recipe) -> dict[str, str]:
+    """Return which weights the training starts from, as a part of the identity.
+
+    Raises:
+        InputError: If they cannot be read.
+    """
+    path = recipe.training.init_from
+    return {} if path is None else {"training.init_from": read_start(path).digest}
 
 
 def make_folder(folder: Path) -> None:
@@ -201,6 +221,11 @@ def _identity_in(folder: Path) -> dict[str, Any]:
     return facts
 
 
+def _with_defaults(there: dict[str, Any]) -> dict[str, Any]:
+    """Add today's defaults of the fields that a stored identity lacks."""
+    return merged(identity(Recipe(), there["defense"], there["seed"]), there)
+
+
 def _only_begun(folder: Path, recipe: bytes) -> bool:
     """Whether a folder is empty, or as a process left it that was killed while it made the run."""
     names = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
@@ -212,7 +237,7 @@ def _paper_order(run: Run) -> tuple[int, int]:
 
 
 def _load_run(folder: Path) -> Run:
-    there, recipe = _identity_in(folder), stored_recipe(folder)
+    there, recipe = _with_defaults(_identity_in(folder)), stored_recipe(folder)
     run = Run(folder, recipe, there["defense"], there["seed"])
     ours = identity(recipe, run.defense, run.seed)
     changed = sorted(name for name in {*there} & {*ours} if there[name] != ours[name])

@@ -11,9 +11,10 @@ from multirobust.config import DataConfig, Recipe, load_recipe
 from multirobust.data import Data
 from multirobust.errors import Interrupted
 from multirobust.evaluation import shown
-from multirobust.experiment.building import load_data
+from multirobust.experiment.building import load_data, pinned
 from multirobust.experiment.pipeline import evaluate_run, train_run
 from multirobust.experiment.runs import RECIPE, Run, open_run, plan
+from multirobust.experiment.unlabeled import check_unlabeled, with_unlabeled
 from multirobust.training import ProgressDisplay
 
 __all__ = ["evaluate_all", "prepare", "train_all"]
@@ -24,12 +25,15 @@ def prepare(recipe: Recipe, output: Path) -> tuple[list[Run], Data]:
 
     Raises:
         DataError: If the data are missing; no folder is made.
-        InputError: If a radius makes no sense; no folder is made.
+        InputError: If a radius makes no sense, or a defense needs unlabeled images and the recipe
+            names none; no folder is made.
         RunError: If a folder holds something else or cannot be written.
     """
     threats_from(recipe.threats)
-    data = load_data(recipe.data)
-    runs = plan(recipe, output)
+    data = with_unlabeled(load_data(recipe.data), recipe.data)
+    for defense in recipe.defenses:
+        check_unlabeled(defense, data)
+    runs = plan(pinned(recipe, data), output)
     for run in runs:
         open_run(run)
     return runs, data

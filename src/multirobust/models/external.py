@@ -15,13 +15,15 @@ from torch import Tensor, nn
 from multirobust.config import load_recipe
 from multirobust.errors import InputError, RunError, lookup_error
 from multirobust.models.callables import call_by_name, checked_model
+from multirobust.models.hub import HUB, snapshot
+from multirobust.models.pretrained import CONFIG, is_export, load_export
 from multirobust.models.weights import load_weights, read_weights, without_prefixes
 
 __all__ = ["fetch_run", "load_external", "model_arguments"]
 
-HUB, ROBUSTBENCH = "hf:", "robustbench:"
+ROBUSTBENCH = "robustbench:"
 WEIGHTS, RECIPE = "model.safetensors", "recipe.toml"
-RUN_FILES = (WEIGHTS, RECIPE, "run.json", "training.json")
+RUN_FILES = (WEIGHTS, RECIPE, CONFIG, "run.json", "training.json")
 FORMS = (
     "package.module:function, path/to/file.py:function, a run folder, hf:owner/name, "
     "robustbench:NAME, or a name of `multirobust list models`"
@@ -45,8 +47,8 @@ def load_external(
     - `package.module:function` or `path/to/file.py:function`: called, or taken as it is if it is
       an `nn.Module` already; see `callables.call_by_name`.
     - A name of `MODELS`, such as `small_cnn`: an architecture of ours, which needs weights.
-    - A run folder, such as `runs/demo/sat-s0`, or `hf:owner/name`, one on Hugging Face; see
-      `fetch_run`. It brings its own weights.
+    - A run folder, such as `runs/demo/sat-s0`, or what `multirobust export` made of one, here or
+      on Hugging Face (`hf:owner/name`); see `fetch_run`. It brings its own weights.
     - `robustbench:NAME[:dataset:threat]`: a model of RobustBench, by default for cifar10 and Linf.
 
     The code of a model is run: load only what you trust. Modules are looked for in the current
@@ -75,7 +77,7 @@ def load_external(
                     f"model {spec!r} brings its own weights and settings; leave out weights and "
                     "options (--weights, --model-arg)."
                 )
-            return _from_run(folder).eval()
+            return load_export(folder) if is_export(folder) else _from_run(folder).eval()
         if spec.startswith(ROBUSTBENCH):
             model = _from_robustbench(spec, options)
         elif ":" in spec:
@@ -89,7 +91,7 @@ def load_external(
 
 
 def fetch_run(spec: str | Path) -> Path | None:
-    """Return the local run folder that a spec names, downloaded if it is on Hugging Face.
+    """Return the local run folder or export that a spec names, downloaded from Hugging Face.
 
     Of a repository only the weights, the recipe and the facts of a run are downloaded, no code.
 
@@ -113,7 +115,7 @@ def fetch_run(spec: str | Path) -> Path | None:
     else:
         return None
     lacking = [name for name in (RECIPE, WEIGHTS) if not (folder / name).is_file()]
-    if lacking:
+    if lacking and not is_export(folder):
         inside = sorted(p.parent.relative_to(folder).as_posix() for p in folder.glob(f"*/{RECIPE}"))
         way = (
             f"name one of the runs in it: {', '.join(inside[:SHOWN])}"
@@ -231,22 +233,5 @@ def _download(spec: str) -> Path:
             f"model must be written hf:owner/name[/subfolder][@revision], got {spec!r}."
         )
     repository, inner, revision = match.groups()
-    try:
-        hub = importlib.import_module("huggingface_hub")
-    except ModuleNotFoundError as error:
-        raise InputError(
-            f"model {spec!r} needs huggingface_hub: pip install 'multirobust[hub]'"
-        ) from error
-    try:
-        folder = hub.snapshot_download(
-            repository,
-            revision=revision,
-            allow_patterns=[f"{inner}/{file}" if inner else f"*{file}" for file in RUN_FILES],
-        )
-    except Exception as error:
-        reason = (str(error).strip().splitlines() or ["no reason given"])[0].rstrip(".")
-        raise RunError(
-            f"model {spec!r} cannot be downloaded: {type(error).__name__}: {reason}. Check the id "
-            "and the connection, and log in with `hf auth login` if it is private."
-        ) from error
-    return Path(folder) / (inner or "")
+    patterns = [f"{inner}/{file}" if inner else f"*{file}" for file in RUN_FILES]
+    return snapshot(repository, revision, patterns, what=f"model {spec!r}") / (inner or "")

@@ -15,7 +15,13 @@ from torch import Tensor, nn
 
 from multirobust.errors import InputError, suggestion
 
-__all__ = ["load_weights", "read_weights", "weights_digest", "without_prefixes"]
+__all__ = [
+    "load_weights",
+    "read_weights",
+    "state_digest",
+    "weights_digest",
+    "without_prefixes",
+]
 
 NESTED = ("state_dict", "model_state_dict", "model", "net")
 """Entries of a checkpoint that usually hold the state dict."""
@@ -116,8 +122,13 @@ def weights_digest(model: nn.Module) -> str:
     It covers name, dtype, shape and bytes of every parameter and buffer, in the order of their
     names. It does not cover the code: two architectures with equal weights have one digest.
     """
+    return state_digest(model.state_dict())
+
+
+def state_digest(state: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of a state dict, as `weights_digest` does for a model."""
     digest = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
+    for name, value in sorted(state.items()):
         if not isinstance(value, Tensor):
             continue
         tensor = value.detach().cpu().contiguous()

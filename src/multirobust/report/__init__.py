@@ -1,8 +1,15 @@
 """Views of finished runs for people: comparison tables and the HTML report."""
 
-from multirobust.report.breakdown import breakdown
-from multirobust.report.figures import Figure, bar_arrays, cost_arrays, standard_figures
-from multirobust.report.gallery import GalleryCell, GalleryRow
+from multirobust.report.breakdown import attack_table, breakdown
+from multirobust.report.figures import (
+    Figure,
+    Section,
+    bar_arrays,
+    cost_arrays,
+    number_table,
+    standard_figures,
+)
+from multirobust.report.gallery import GalleryCell, GalleryRow, amplified
 from multirobust.report.headline import findings
 from multirobust.report.html import render_page, write_report
 from multirobust.report.record import read_record, write_record
@@ -17,7 +24,10 @@ __all__ = [
     "GalleryRow",
     "Row",
     "RunResult",
+    "Section",
     "Table",
+    "amplified",
+    "attack_table",
     "bar_arrays",
     "breakdown",
     "comparison",
@@ -26,6 +36,7 @@ __all__ = [
     "findings",
     "latex",
     "markdown",
+    "number_table",
     "read_record",
     "render_page",
     "standard_figures",

@@ -1,11 +1,15 @@
-"""The appendix table: what each attack of an evaluation adds to the others, and its cost."""
+"""The appendix tables: every defense under each attack, and what each attack adds to the others."""
 
 from __future__ import annotations
 
-from multirobust.evaluation import Contribution, Estimate, Outcomes, contributions
-from multirobust.report.tables import Cell, Column, Row, Table, duration
+from collections.abc import Callable, Sequence
 
-__all__ = ["breakdown"]
+from multirobust.errors import InputError
+from multirobust.evaluation import Contribution, Estimate, Outcomes, contributions
+from multirobust.evaluation.intervals import mean_and_std
+from multirobust.report.tables import Cell, Column, Row, RunResult, Table, duration, grouped
+
+__all__ = ["attack_table", "breakdown"]
 
 _COLUMNS = (
     Column("alone", "accuracy"),
@@ -31,15 +35,15 @@ def breakdown(outcomes: Outcomes) -> Table:
     union, found = outcomes.union(), contributions(outcomes)
     rows = [Row(attack.attack, _cells(attack)) for attack in found]
     total = (
-        Cell(_percent(union)),
-        Cell(f"{int((outcomes.predictions == outcomes.labels).sum())}"),
-        Cell(f"{sum(attack.first for attack in found)}"),
+        _accuracy([union]),
+        _count(int((outcomes.predictions == outcomes.labels).sum())),
+        _count(sum(attack.first for attack in found)),
         Cell("–"),
-        Cell(f"{sum(attack.errors for attack in found)}"),
-        Cell(f"{sum(attack.passes for attack in found):,.0f}"),
-        Cell(duration(sum(attack.seconds for attack in found))),
+        _count(sum(attack.errors for attack in found)),
+        _passes(sum(attack.passes for attack in found)),
+        _time(sum(attack.seconds for attack in found)),
     )
-    rows.append(Row("all (union)", total))
+    rows.append(Row("all (union)", total, total=True))
     notes = (
         f"Accuracy in percent on {len(outcomes):,} images, {outcomes.clean()} without attack.",
         "attacked: images the attack was run on. breaks first: images that no attack above it "
@@ -49,18 +53,68 @@ def breakdown(outcomes: Outcomes) -> Table:
     return Table(_COLUMNS, tuple(rows), notes, corner="attack")
 
 
+def attack_table(results: Sequence[RunResult]) -> Table:
+    """Return one row for each attack and one for all together, one column for each defense.
+
+    Args:
+        results: At least one run. Several seeds of a defense show their mean; a defense that was
+            spared an attack has a dash there.
+
+    Raises:
+        InputError: As in `comparison`, or if no run was attacked.
+    """
+    groups = grouped(results)
+    names = list(dict.fromkeys(c.name for result in results for c in result.outcomes.columns))
+    if not names:
+        raise InputError("attack_table: needs at least one attack, got none; evaluate a suite.")
+
+    def row(name: str, view: Callable[[Outcomes], Estimate | None], total: bool = False) -> Row:
+        cells = []
+        for runs in groups.values():
+            views = [found for run in runs if (found := view(run.outcomes)) is not None]
+            cells.append(_accuracy(views) if len(views) == len(runs) else Cell("–"))
+        return Row(name, tuple(cells), total)
+
+    rows = [row(name, lambda outcomes, name=name: _alone(outcomes, name)) for name in names]
+    rows.append(row("all (union)", lambda o: o.union() if o.columns else None, total=True))
+    note = "Accuracy in percent under each attack alone, over several seeds the mean."
+    ranges = any("–" in cell.text[1:] for line in rows for cell in line.cells)
+    notes = (note, "low–high: not every image met the attack.") if ranges else (note,)
+    columns = tuple(Column(name, name) for name in groups)
+    return Table(columns, tuple(rows), notes, corner="attack")
+
+
+def _alone(outcomes: Outcomes, name: str) -> Estimate | None:
+    known = any(column.name == name for column in outcomes.columns)
+    return outcomes.attack(name) if known else None
+
+
 def _cells(attack: Contribution) -> tuple[Cell, ...]:
     return (
-        Cell(_percent(attack.alone)),
-        Cell(f"{attack.seen}"),
-        Cell(f"{attack.first}"),
-        Cell(f"{attack.only}"),
-        Cell(f"{attack.errors}"),
-        Cell(f"{attack.passes:,.0f}" if attack.passes >= 10 else f"{attack.passes:.1f}"),
-        Cell(duration(attack.seconds)),
+        _accuracy([attack.alone]),
+        _count(attack.seen),
+        _count(attack.first),
+        _count(attack.only),
+        _count(attack.errors),
+        _passes(attack.passes),
+        _time(attack.seconds),
     )
 
 
-def _percent(accuracy: Estimate) -> str:
-    low, high = 100 * accuracy.range_low, 100 * accuracy.range_high
-    return f"{low:.1f}" if accuracy.exact else f"{low:.1f}–{high:.1f}"
+def _accuracy(views: Sequence[Estimate]) -> Cell:
+    low, _ = mean_and_std([100 * view.range_low for view in views])
+    high, _ = mean_and_std([100 * view.range_high for view in views])
+    exact = all(view.exact for view in views)
+    return Cell(f"{low:.1f}" if exact else f"{low:.1f}–{high:.1f}", value=low)
+
+
+def _count(number: int) -> Cell:
+    return Cell(f"{number}", value=float(number))
+
+
+def _passes(number: float) -> Cell:
+    return Cell(f"{number:,.0f}" if number >= 10 else f"{number:.1f}", value=float(number))
+
+
+def _time(seconds: float) -> Cell:
+    return Cell(duration(seconds), value=float(seconds))

@@ -13,9 +13,27 @@ from typing import Literal, NamedTuple, final
 import numpy as np
 
 from multirobust.evaluation.intervals import mean_and_std
-from multirobust.report.tables import RunResult, estimate, grouped, threats_of
+from multirobust.report.tables import (
+    Cell,
+    Column,
+    Row,
+    RunResult,
+    Table,
+    estimate,
+    grouped,
+    threats_of,
+)
 
-__all__ = ["Bars", "Figure", "Points", "bar_arrays", "cost_arrays", "standard_figures"]
+__all__ = [
+    "Bars",
+    "Figure",
+    "Points",
+    "Section",
+    "bar_arrays",
+    "cost_arrays",
+    "number_table",
+    "standard_figures",
+]
 
 
 @final
@@ -27,11 +45,29 @@ class Figure:
         title: What it shows.
         caption: How to read it.
         svg: The drawing, a whole SVG document.
+        table: The numbers that it shows, for those who read rather than look.
     """
 
     title: str
     caption: str
     svg: str
+    table: Table | None = None
+
+
+@final
+@dataclass(frozen=True)
+class Section:
+    """A part of the page: its title, what it is about, and its figures.
+
+    Args:
+        title: Unique on the page.
+        text: A sentence or two under the title; may be empty.
+        figures: At least one, or none where the text says all.
+    """
+
+    title: str
+    text: str
+    figures: tuple[Figure, ...]
 
 
 class Bars(NamedTuple):
@@ -98,10 +134,11 @@ def standard_figures(
         draw_bars: Takes the fields of `Bars`, returns SVG (`analysis.per_norm_bars`).
         draw_costs: Takes the fields of `Points`, returns SVG (`analysis.union_against_cost`).
     """
-    doubt = _doubt(grouped(results))
+    doubt, bars = _doubt(grouped(results)), bar_arrays(results)
     title = "Accuracy under each threat"
     caption = f"Bars: share of images classified correctly, clean and under attack. {doubt}"
-    drawn = [Figure(title, caption, draw_bars(*bar_arrays(results)))]
+    table = number_table(bars.names, bars.groups, bars.values, bars.low, bars.high)
+    drawn = [Figure(title, caption, draw_bars(*bars), table)]
     said = {
         "seconds": "Up and to the left is better. Wall time compares only on one device.",
         "passes": "The same accuracies against a cost that does not depend on the device.",
@@ -110,8 +147,50 @@ def standard_figures(
         points = cost_arrays(results, cost)  # type: ignore[arg-type]
         if points is not None:
             title = "Union accuracy against training " + ("time" if cost == "seconds" else "passes")
-            drawn.append(Figure(title, f"{text} {doubt}", draw_costs(*points)))
+            drawn.append(Figure(title, f"{text} {doubt}", draw_costs(*points), _cost_table(points)))
     return drawn
+
+
+def number_table(
+    names: Sequence[str],
+    columns: Sequence[str],
+    values: np.ndarray,
+    low: np.ndarray | None = None,
+    high: np.ndarray | None = None,
+    *,
+    corner: str = "defense",
+) -> Table:
+    """Return the table of a figure: accuracies in percent with their ends.
+
+    Args:
+        names: Of the rows.
+        columns: Of the columns.
+        values: In [0, 1], shape (names, columns); NaN where there is none.
+        low: Lower ends, same shape; None leaves out the ends.
+        high: Upper ends, same shape.
+        corner: What the rows are.
+    """
+    ends = (values if low is None else low, values if high is None else high)
+    rows = []
+    for name, *arrays in zip(names, values, *ends, strict=True):
+        triples = zip(*arrays, strict=True)
+        rows.append(Row(name, tuple(_share(*triple, low is not None) for triple in triples)))
+    return Table(tuple(Column(c, c) for c in columns), tuple(rows), (), corner)
+
+
+def _share(value: float, low: float, high: float, ends: bool = True) -> Cell:
+    if math.isnan(value):
+        return Cell("–")
+    detail = f"[{100 * low:.1f}, {100 * high:.1f}]" if ends else ""
+    return Cell(f"{100 * value:.1f}", detail, 100 * float(value))
+
+
+def _cost_table(points: Points) -> Table:
+    rows = []
+    for name, cost, *share in zip(*points[:-1], strict=True):
+        rows.append(Row(name, (Cell(f"{cost:.3g}", value=float(cost)), _share(*share))))
+    columns = (Column("cost", points.cost_label, lower_is_better=True), Column("union", "union"))
+    return Table(columns, tuple(rows))
 
 
 def _summary(runs: Sequence[RunResult], key: str) -> tuple[float, float, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 import struct
 import zlib
 from collections.abc import Sequence
@@ -13,8 +14,9 @@ import numpy as np
 
 from multirobust.errors import InputError
 
-__all__ = ["GalleryCell", "GalleryRow", "png", "png_address"]
+__all__ = ["GalleryCell", "GalleryRow", "amplified", "png", "png_address"]
 
+GAINS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0)
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
@@ -29,9 +31,12 @@ class GalleryCell:
         prediction: Name of the predicted class.
         correct: Whether it is the true class.
         confidence: Probability that the model gives to its prediction, in [0, 1].
+        change: What was added to the image, times `gain`, around middle gray; as `image`. None for
+            the image as it is.
+        gain: By what the change is multiplied to be seen, above 0.
 
     Raises:
-        InputError: If the image or the confidence breaks these rules.
+        InputError: If an image, the confidence or the gain breaks these rules.
     """
 
     title: str
@@ -39,9 +44,18 @@ class GalleryCell:
     prediction: str
     correct: bool
     confidence: float
+    change: np.ndarray | None = None
+    gain: float = 1.0
 
     def __post_init__(self) -> None:
         png(self.image)
+        if self.change is not None:
+            png(self.change)
+        if not 0 < self.gain < math.inf:
+            raise InputError(
+                f"GalleryCell {self.title!r}: gain must be a finite number above 0, got "
+                f"{self.gain!r}; use what `amplified` returns."
+            )
         if not 0 <= self.confidence <= 1:
             raise InputError(
                 f"GalleryCell {self.title!r}: confidence must be a probability in [0, 1], got "
@@ -56,6 +70,23 @@ class GalleryRow:
 
     label: str
     cells: Sequence[GalleryCell]
+
+
+def amplified(image: np.ndarray, clean: np.ndarray) -> tuple[np.ndarray, float]:
+    """Return what was added to an image, made visible: gray is no change.
+
+    Args:
+        image: Pixels in [0, 1], any shape.
+        clean: The image before, same shape.
+
+    Returns:
+        uint8 pixels of the difference times a gain around middle gray, and the gain: the largest
+        of 1, 2, 5, 10, ..., 200 that keeps every pixel inside, at least 1. Beyond that it is cut.
+    """
+    change = np.asarray(image, dtype=np.float64) - clean
+    largest = float(np.abs(change).max())
+    gain = max((g for g in GAINS if g * largest <= 0.5), default=1.0)
+    return np.clip(np.round(255 * (0.5 + gain * change)), 0, 255).astype(np.uint8), gain
 
 
 def png(image: np.ndarray) -> bytes:

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator, Mapping, Sequence
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from multirobust.errors import InputError, RunError, lookup_error
 from multirobust.files import atomic_write
-from multirobust.report.figures import Figure
+from multirobust.report.breakdown import attack_table, breakdown
+from multirobust.report.figures import Figure, Section
 from multirobust.report.gallery import GalleryRow, png_address
 from multirobust.report.headline import SYMBOLS, findings
-from multirobust.report.tables import RunResult, comparison, duration
+from multirobust.report.protocol import attacks_of, facts_of
+from multirobust.report.tables import RunResult, comparison
 
 __all__ = ["render_page", "write_report"]
 
 TITLE = "Who withstands what, at what cost"
+FIRST, LAST = ("Comparison", "Each attack"), ("Gallery", "Protocol", "Runs")
+"""The parts that the page itself has, before and after the sections that are given."""
 
 
 def write_report(
@@ -25,6 +30,7 @@ def write_report(
     path: Path,
     *,
     figures: Sequence[Figure] = (),
+    sections: Sequence[Section] = (),
     gallery: Mapping[str, Sequence[GalleryRow]] | None = None,
     title: str = TITLE,
     notes: Sequence[str] = (),
@@ -34,17 +40,20 @@ def write_report(
     Args:
         results: The runs to compare.
         path: File to write; its folder is created if missing.
-        figures: Drawn figures, from `standard_figures`.
+        figures: Drawn figures of the comparison, from `standard_figures`.
+        sections: Other parts, in their order, between the attacks and the gallery.
         gallery: For each run by name, a few images with their attacked versions.
         title: Headline of the page.
         notes: Sentences to show under the headline, such as what the data cannot tell.
 
     Raises:
-        InputError: If the results do not fit together (see `comparison`) or the gallery names a
-            run that is not among them.
+        InputError: If the results do not fit together (see `comparison`), the gallery names a
+            run that is not among them, or two sections or figures have one title.
         RunError: If the file cannot be written.
     """
-    page = render_page(results, figures=figures, gallery=gallery, title=title, notes=notes)
+    page = render_page(
+        results, figures=figures, sections=sections, gallery=gallery, title=title, notes=notes
+    )
     if path.is_dir():
         raise RunError(f"{path}: is a folder. Give the name of a file, such as report.html.")
     try:
@@ -60,86 +69,80 @@ def render_page(
     results: Sequence[RunResult],
     *,
     figures: Sequence[Figure] = (),
+    sections: Sequence[Section] = (),
     gallery: Mapping[str, Sequence[GalleryRow]] | None = None,
     title: str = TITLE,
     notes: Sequence[str] = (),
 ) -> str:
     """Return the page that `write_report` writes; the same arguments give the same text."""
     import jinja2
+    from markupsafe import Markup
 
     names = list(dict.fromkeys(result.name for result in results))
     for name in gallery or ():
         if name not in names:
             raise lookup_error("run in the gallery", name, names)
+    _check_titles(figures, sections)
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"png": png_address, "svg": _svg_address}
-    source = resources.files("multirobust.report").joinpath("template.html").read_text("utf-8")
-    return environment.from_string(source).render(
+    environment.filters |= {"png": png_address, "svg": _svg_address, "slug": _slug}
+    style, script = _source("page.css"), _source("page.js")
+    attacked = [result for result in results if result.outcomes.columns]
+    absent = {"Each attack": not attacked, "Gallery": not gallery}
+    parts = [*FIRST, *(section.title for section in sections), *LAST]
+    return environment.from_string(_source("template.html")).render(
+        policy=Markup(_policy(style, script)),
+        style=Markup(style),
+        script=Markup(script),
+        parts=[part for part in parts if not absent.get(part)],
         title=title,
         notes=notes,
         findings=findings(results),
         table=comparison(results),
-        symbols={heading: SYMBOLS[key] for heading, key in _HEADINGS.items()},
+        attack_table=attack_table(results) if attacked else None,
+        breakdowns=[(_label(run), breakdown(run.outcomes)) for run in attacked],
+        symbols=SYMBOLS | {"l∞": SYMBOLS["linf"]},
         figures=figures,
+        sections=sections,
         gallery={name: gallery[name] for name in names if name in gallery} if gallery else {},
-        attacks=list(_attacks(results)),
-        runs=[(f"{run.name}, seed {run.seed}", list(_facts(run))) for run in results],
+        attacks=list(attacks_of(results)),
+        runs=[(_label(run), list(facts_of(run))) for run in results],
     )
 
 
-_HEADINGS = {"l∞": "linf", "l1": "l1", "l2": "l2"}
+def _label(run: RunResult) -> str:
+    return f"{run.name}, seed {run.seed}"
 
 
-class _Attack(NamedTuple):
-    name: str
-    threat: str
-    radius: str
-    settings: str
-    passes: str
+def _source(name: str) -> str:
+    return resources.files("multirobust.report").joinpath(name).read_text("utf-8")
 
 
-def _attacks(results: Sequence[RunResult]) -> Iterator[_Attack]:
-    """Yield every attack once, whatever number of runs it was used on."""
-    seen = set()
-    for column in (column for run in results for column in run.outcomes.columns):
-        attack = _Attack(
-            column.name,
-            SYMBOLS.get(column.threat, column.threat),
-            f"{column.radius:.4g} = {255 * column.radius:.4g}/255",
-            column.settings or "not recorded",
-            f"{column.forwards:.4g} forward, {column.backwards:.4g} backward",
+def _policy(style: str, script: str) -> str:
+    """Return the page's rule for itself: its own style and script, images inside it, no more."""
+    hashes = (base64.b64encode(hashlib.sha256(t.encode()).digest()) for t in (style, script))
+    styles, scripts = (f"'sha256-{digest.decode()}'" for digest in hashes)
+    rules = ("default-src 'none'", f"script-src {scripts}", f"style-src {styles}", "img-src data:")
+    return "; ".join((*rules, "base-uri 'none'", "form-action 'none'"))
+
+
+def _check_titles(figures: Sequence[Figure], sections: Sequence[Section]) -> None:
+    """Titles become addresses within the page."""
+    titles = ["main", "contents", "said", *FIRST, *LAST, *(figure.title for figure in figures)]
+    for section in sections:
+        titles += [section.title, *(figure.title for figure in section.figures)]
+    slugs = [_slug(title) for title in titles]
+    twice = [title for title in titles if slugs.count(_slug(title)) > 1]
+    if twice:
+        raise InputError(
+            f"sections: titles must differ within the page in letters or digits, got "
+            f"{twice[-1]!r} twice; rename one."
         )
-        if attack[:-1] not in seen:
-            seen.add(attack[:-1])
-            yield attack
 
 
-def _facts(run: RunResult) -> Iterator[tuple[str, str]]:
-    """Yield what is known about a run, as pairs of a name and a value."""
-    yield "images", f"{len(run.outcomes):,}"
-    yield "training device", run.device
-    if run.training_seconds is not None:
-        yield "training time", duration(run.training_seconds)
-    if run.forwards is not None and run.backwards is not None:
-        yield "training passes", f"{run.forwards:,.0f} forward, {run.backwards:,.0f} backward"
-    attacking = sum(column.seconds for column in run.outcomes.columns)
-    if attacking:
-        yield "attack time", duration(attacking)
-    yield from _flat("", run.outcomes.manifest)
-
-
-def _flat(prefix: str, value: Any) -> Iterator[tuple[str, str]]:
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield from _flat(f"{prefix}.{key}" if prefix else str(key), inner)
-    elif isinstance(value, (list, tuple)) and not any(
-        isinstance(v, (Mapping, list)) for v in value
-    ):
-        yield prefix, ", ".join(map(str, value))
-    else:
-        yield prefix, str(value)
+def _slug(title: str) -> str:
+    return re.sub(r"\W+", "-", title.lower()).strip("-") or "untitled"
 
 
 def _svg_address(svg: str) -> str:

@@ -63,7 +63,7 @@ def read_record(path: Path) -> list[RunResult]:
 def _run(result: RunResult, recipes: list[Any]) -> dict[str, Any]:
     outcomes = result.outcomes
     manifest = dict(outcomes.manifest)
-    recipe = _without_folder(manifest.pop("recipe", None))
+    recipe = _without_places(manifest.pop("recipe", None))
     if recipe not in recipes:
         recipes.append(recipe)
     keys = ("clean", *outcomes.threats, "union", "avg")
@@ -93,12 +93,20 @@ def _run(result: RunResult, recipes: list[Any]) -> dict[str, Any]:
     }
 
 
-def _without_folder(recipe: Any) -> Any:
-    """Leave out where the data lay on the machine that trained: it says nothing to anyone else."""
-    if not isinstance(recipe, Mapping) or "folder" not in recipe.get("data", {}):
+def _without_places(recipe: Any) -> Any:
+    """Leave out where files lay on the machine that trained: it says nothing to anyone else.
+
+    Of files that have no published name, the name without the folder stays, and the digest.
+    """
+    if not isinstance(recipe, Mapping):
         return recipe
-    data = {key: value for key, value in recipe["data"].items() if key != "folder"}
-    return {**recipe, "data": data}
+    kept = dict(recipe)
+    for section, names in (("data", ("name", "unlabeled")), ("training", ("init_from",))):
+        if isinstance(recipe.get(section), Mapping):
+            fields = {key: value for key, value in recipe[section].items() if key != "folder"}
+            fields |= {name: Path(fields[name]).name for name in names if fields.get(name)}
+            kept[section] = fields
+    return kept
 
 
 def _result(run: Mapping[str, Any], recipes: Sequence[Any]) -> RunResult:

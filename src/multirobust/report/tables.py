@@ -86,10 +86,11 @@ class Cell:
 @final
 @dataclass(frozen=True)
 class Row:
-    """One defense: its name and one cell per column."""
+    """One defense: its name, one cell per column, and whether it sums up the rows above it."""
 
     name: str
     cells: tuple[Cell, ...]
+    total: bool = False
 
 
 @final

@@ -12,7 +12,10 @@ from multirobust.training.progress import (
 )
 from multirobust.training.runtime import Runtime, choose_device
 from multirobust.training.schedule import Triangular
+from multirobust.training.selection import Selected
+from multirobust.training.starting import Start, read_start
 from multirobust.training.trainer import Fit, fit
+from multirobust.training.weights import WeightAverage
 
 __all__ = [
     "Fit",
@@ -20,13 +23,17 @@ __all__ = [
     "PlainDisplay",
     "ProgressDisplay",
     "Runtime",
+    "Selected",
     "Silent",
+    "Start",
     "Status",
     "Triangular",
+    "WeightAverage",
     "choose_device",
     "display_for",
     "fit",
     "load_checkpoint",
+    "read_start",
     "save_checkpoint",
     "stop_on_interrupt",
 ]

@@ -6,48 +6,27 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor
 
 from multirobust.attacks import PassMeter, attacking
-from multirobust.config import TrainingConfig
-from multirobust.data import Batch, Data, Loader
-from multirobust.defenses import Defense, Loss
+from multirobust.data import Batch, Loader
+from multirobust.defenses import Loss
+from multirobust.defenses.base import smoothed_labels
 from multirobust.errors import CheckpointError, Interrupted, TrainingError
 from multirobust.training.averages import Averages
 from multirobust.training.checkpoint import load_checkpoint, save_checkpoint
+from multirobust.training.job import Job
 from multirobust.training.metrics import MetricsLog
 from multirobust.training.progress import ProgressDisplay, Status
-from multirobust.training.run_folder import difference
 from multirobust.training.runtime import Runtime
 from multirobust.training.schedule import Triangular
+from multirobust.training.selection import Selection
+from multirobust.training.weights import WeightAverage
 
-__all__ = ["Job", "Loop"]
-
-
-@dataclass(frozen=True)
-class Job:
-    """What `fit` was asked to do."""
-
-    model: nn.Module
-    data: Data
-    defense: Defense[Any]
-    config: TrainingConfig
-    seed: int
-    batch_norm: Literal["batch", "running"]
-    folder: Path | None
-    given: dict[str, Any] = field(default_factory=dict)
-
-    def identity(self) -> dict[str, Any]:
-        """Everything that a checkpoint must agree with."""
-        bits = self.config.model_dump(mode="json", exclude={"device", "checkpoint_seconds"})
-        data = {"name": self.data.name, "images": len(self.data.train)}
-        facts = {"seed": self.seed, "batch_norm": self.batch_norm, "data": data, "training": bits}
-        return {**facts, **({"run": self.given} if self.given else {})}
+__all__ = ["Loop"]
 
 
 class Loop:
@@ -72,11 +51,17 @@ class Loop:
             seed=job.seed,
             augmentation=job.data.augmentation,
             device=self.runtime.device,
+            unlabeled=job.data.unlabeled,
         )
         self.steps = config.epochs * len(self.loader)
         self.schedule = Triangular(self.steps, config.peak_lr, config.peak_at)
         self.meter = PassMeter(job.model)
         self.averages = Averages()
+        self.ema = WeightAverage(self.model, config.ema) if config.ema else None
+        self.selection = None
+        if config.select == "union":
+            kept = self.model, job.data, job.attacks, config
+            self.selection = Selection(*kept, self.runtime)
         self.step, self.seen, self.seconds, self.lr = 0, 0, 0.0, 0.0
         self._resume()
 
@@ -131,13 +116,42 @@ class Loop:
             with attacking(model, self.job.batch_norm):
                 views = defense.craft(model, batch, generator=generator)
             views = defense.adapt(model, batch, views, lr=self.lr, generator=generator)
-            loss: Loss = defense.loss(self.wrapped, batch, views)
+            with smoothed_labels(self.job.config.label_smoothing):
+                loss: Loss = defense.loss(self.wrapped, batch, views)
         self.sgd.zero_grad(set_to_none=True)
         runtime.backward(loss.total)
+        terms = {"loss": loss.total, **loss.terms, **self._clip()}
         self.stepper.step()
-        self.averages.add({"loss": loss.total, **loss.terms})
+        self.averages.add(terms)
         self.step += 1
         self.seen += len(batch)
+        if self.step % len(self.loader) == 0:
+            defense.after_epoch(model)
+        if self.ema:
+            self.ema.update(model)
+
+    def _clip(self) -> dict[str, Tensor]:
+        """Shorten the gradient if it is too long, and return the length that it had."""
+        greatest = self.job.config.gradient_clip
+        if greatest is None:
+            return {}
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), greatest)
+        return {"gradient_norm": norm}
+
+    def _judge(self, epoch: int) -> dict[str, float]:
+        """Measure the model on the held-out images at the end of an epoch, if that is asked for.
+
+        Its time and its passes are counted apart from those of the training.
+        """
+        selection, at_end = self.selection, self.step % len(self.loader) == 0
+        if selection is None or not at_end or not selection.due(epoch):
+            return {}
+        passes = self.meter.forwards, self.meter.backwards
+        with self.ema.lent_to(self.model) if self.ema else contextlib.nullcontext():
+            measured = selection.judge(epoch)
+        self.meter.forwards, self.meter.backwards = passes
+        self._tick = time.monotonic()
+        return {f"held_out_{name}": value for name, value in measured.items()}
 
     def _pass_time(self) -> None:
         now = time.monotonic()
@@ -154,11 +168,13 @@ class Loop:
         elapsed = max(self.seconds - seconds, 1e-9)
         rate = (self.seen - seen) / elapsed
         left = (self.steps - self.step) * elapsed / (self.step - step)
-        display.update(self._status(terms, rate, left))
+        held_out = self._judge(epoch + 1)
+        shown = {name: held_out[name] for name in held_out if name == "held_out_union"}
+        display.update(self._status(terms | shown, rate, left))
         if log:
             forwards, backwards = self.per_image()
             metrics = {"epoch": epoch + 1, "lr": self.lr, **terms}
-            metrics |= {"forwards": forwards, "backwards": backwards}
+            metrics |= {"forwards": forwards, "backwards": backwards, **held_out}
             log.write(self.step, metrics, {"seconds": self.seconds, "images_per_second": rate})
 
     def _status(self, terms: dict[str, float], rate: float, left: float) -> Status:
@@ -204,7 +220,16 @@ class Loop:
             log.flush()
         save_checkpoint(self.job.folder, self._state())
 
+    def finish(self) -> None:
+        """Put into the model what the training was to find: averaged or selected weights."""
+        chosen = self.ema.values if self.ema else None
+        if self.selection:
+            chosen = self.selection.best
+        if chosen is not None:
+            self.model.load_state_dict(chosen)
+
     def _state(self) -> dict[str, Any]:
+        options = {"ema": self.ema, "selection": self.selection}
         return {
             "identity": self.job.identity(),
             "step": self.step,
@@ -217,6 +242,7 @@ class Loop:
             "model": self.model.state_dict(),
             "defense": self.defense.state_dict(),
             "optimizer": self.sgd.state_dict(),
+            **{name: part.state_dict() for name, part in options.items() if part},
         }
 
     def _resume(self) -> None:
@@ -224,12 +250,11 @@ class Loop:
         content = load_checkpoint(folder) if folder else None
         if content is None:
             return
-        made_with, wanted = content.get("identity", {}), self.job.identity()
-        if made_with != wanted:
+        changed = self.job.difference(content.get("identity", {}))
+        if changed:
             raise CheckpointError(
-                f"The checkpoint in {folder} was made with other settings "
-                f"({difference(made_with, wanted)}); choose another --output, or the settings it "
-                "was made with."
+                f"The checkpoint in {folder} was made with other settings ({changed}); choose "
+                "another --output, or the settings it was made with."
             )
         try:
             self._restore(content)
@@ -247,6 +272,10 @@ class Loop:
         self.model.load_state_dict(content["model"])
         self.defense.load_state_dict(content["defense"])
         self.sgd.load_state_dict(content["optimizer"])
+        if self.ema:
+            self.ema.load_state_dict(content["ema"])
+        if self.selection:
+            self.selection.load_state_dict(content["selection"])
 
     def _how_to_go_on(self) -> str:
         where = f"Interrupted at step {self.step} of {self.steps}"

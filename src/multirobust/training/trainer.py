@@ -9,14 +9,18 @@ from typing import Any, Literal
 
 from torch import nn
 
+from multirobust.attacks import Attack
 from multirobust.config import TrainingConfig
 from multirobust.data import Data
 from multirobust.defenses import Defense
 from multirobust.errors import InputError
 from multirobust.evaluation import check_model
-from multirobust.training.loop import Job, Loop
+from multirobust.training.job import Job
+from multirobust.training.loop import Loop
 from multirobust.training.progress import ProgressDisplay, Silent
 from multirobust.training.run_folder import exclusive, plain
+from multirobust.training.selection import Selected
+from multirobust.training.starting import Start, read_start
 
 __all__ = ["Fit", "fit"]
 
@@ -33,6 +37,8 @@ class Fit:
         forwards: Images passed forward, per clean image seen.
         backwards: Images passed backward, per clean image seen.
         device: Where it was trained.
+        selected: The epoch that was selected, and the accuracies that decided it, if any did.
+        start: What the weights that it began with were, if they were given.
     """
 
     model: nn.Module
@@ -42,6 +48,8 @@ class Fit:
     forwards: float
     backwards: float
     device: str
+    selected: Selected | None = None
+    start: Start | None = None
 
 
 def fit(
@@ -54,6 +62,8 @@ def fit(
     batch_norm: Literal["batch", "running"] = "batch",
     folder: Path | None = None,
     identity: Mapping[str, Any] | None = None,
+    defaults: Mapping[str, Any] | None = None,
+    held_out_attacks: Mapping[str, Attack] | None = None,
     display: ProgressDisplay | None = None,
     title: str = "training",
     stop: Callable[[], bool] = lambda: False,
@@ -66,30 +76,44 @@ def fit(
         model: The classifier; it is trained in place.
         data: Its training split is used.
         defense: What is trained against; its state is part of the checkpoint.
-        config: Epochs, optimizer, schedule, device.
+        config: Epochs, optimizer, schedule, device, and what else the loop does.
         seed: Of the order, the augmentation and all noise.
         batch_norm: Statistics that attacks use, see `attacks.attacking`.
         folder: Where checkpoints and metrics go, made if missing; None keeps nothing.
         identity: What else a checkpoint must have been made with to be continued, besides seed,
             config, batch_norm, and the name and size of the training data; plain JSON values.
+        defaults: What fields of the identity stand for in checkpoints that were written before
+            there were these fields.
+        held_out_attacks: By name, for `training.select` "union"; used on `data.validation`.
         display: Where progress is shown.
         title: How progress names the run.
         stop: Asked after every step; when true, the run is saved and `Interrupted` is raised.
 
     Raises:
         InputError: If there are fewer than two images, the model does not fit them, the device is
-            not there, or the identity holds other than plain values.
+            not there, the identity holds other than plain values, `training.init_from` cannot be
+            used, or there is nothing to select by.
         CheckpointError: If the checkpoint is damaged or of another identity.
         RunError: If the folder cannot be written, or another process trains in it.
         TrainingError: If the loss or a weight becomes NaN or infinite; the last good checkpoint
             stays.
         Interrupted: If `stop` said so.
     """
+    start = None if config.init_from is None else read_start(config.init_from)
+    if start:
+        start.load_into(model)
     _check(model, data)
-    job = Job(model, data, defense, config, seed, batch_norm, folder, plain(identity or {}))
+    job = Job(
+        *(model, data, defense, config, seed, batch_norm, folder),
+        given=plain(identity or {}),
+        defaults=plain(defaults or {}),
+        attacks=held_out_attacks or {},
+        start=start.digest if start else None,
+    )
     with exclusive(folder):
         loop = Loop(job)
         loop.run(display or Silent(), title, stop)
+        loop.finish()
     forwards, backwards = loop.per_image()
     return Fit(
         model=model.eval(),
@@ -99,6 +123,8 @@ def fit(
         forwards=forwards,
         backwards=backwards,
         device=str(loop.runtime.device),
+        selected=loop.selection.result() if loop.selection else None,
+        start=start,
     )
 
 

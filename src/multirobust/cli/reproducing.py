@@ -1,0 +1,66 @@
+"""The command that makes the paper's tables and figures anew."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from multirobust.cli.common import DefenseOption, LimitOption, SetOption, SuiteOption, tell
+
+__all__ = ["reproduce"]
+
+
+def reproduce(
+    target: Annotated[
+        str,
+        typer.Argument(metavar="TARGET", help="See `multirobust list reproductions`."),
+    ],
+    data: Annotated[
+        str, typer.Option(help="digits (embedded), cifar10, svhn or tinyimagenet.")
+    ] = "digits",
+    model: Annotated[
+        str | None, typer.Option(help="The network; default the paper's, small on digits.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="How many: 0, 1, ...")] = 3,
+    defense: DefenseOption = None,
+    suite: SuiteOption = None,
+    limit: LimitOption = None,
+    unlabeled: Annotated[
+        Path | None, typer.Option(help="File of pseudo-labeled images, for table-2.")
+    ] = None,
+    overrides: SetOption = None,
+    output: Annotated[
+        Path, typer.Option(help="Folder of all runs; what is there is used again.")
+    ] = Path("runs/reproduce"),
+) -> None:
+    """Make a table or figure of the paper: train, attack, and show ours beside the paper's.
+
+    Models are shared among tables; interrupted, the same command goes on where it stopped.
+
+    Example: multirobust reproduce table-1 --data digits --seeds 3
+    """
+    from multirobust.recipes import Progress, Study, load_reproduction, scale_of
+    from multirobust.recipes import reproduce as make
+    from multirobust.training import display_for, stop_on_interrupt
+
+    study = Study(
+        reproduction=load_reproduction(target),
+        scale=scale_of(data, model),
+        seeds=tuple(range(seeds)),
+        output=output,
+        overrides=tuple(overrides or ()),
+        suite=suite,
+        limit=limit,
+        defenses=tuple(defense or ()),
+        unlabeled=unlabeled,
+    )
+    with stop_on_interrupt() as stop:
+        product = make(study, Progress(display_for, stop, tell))
+    typer.echo(str(product))
+    command = shlex.join(["multirobust", *sys.argv[1:]])
+    for path in product.write(study.folder, target, command=command):
+        tell(f"wrote {path}")

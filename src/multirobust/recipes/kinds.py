@@ -1,0 +1,148 @@
+"""The kinds of tables and figures: from trained and attacked models to a product."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from multirobust.analysis import accuracy_against, seed_interval
+from multirobust.errors import InputError
+from multirobust.experiment import Run
+from multirobust.recipes.pictures import boundary, noise, surfaces
+from multirobust.recipes.products import Product
+from multirobust.recipes.progress import Progress
+from multirobust.recipes.reproduction import Published, RowOf
+from multirobust.recipes.self_training import rows_of
+from multirobust.recipes.study import Study
+from multirobust.recipes.tables import (
+    agreement,
+    attacks_table,
+    beside_the_paper,
+    comparison_table,
+    levels_table,
+)
+from multirobust.report import RunResult, Table
+from multirobust.report.tables import estimate, grouped
+
+__all__ = ["KINDS", "reproduce"]
+
+_STANDS_IN = {"digits": "cifar10"}
+"""Whose published numbers stand beside data sets that the paper has not."""
+
+_CALLED = {"cifar10": "CIFAR-10", "svhn": "SVHN", "tinyimagenet": "Tiny-ImageNet"}
+
+
+def reproduce(study: Study, progress: Progress | None = None) -> Product:
+    """Make a table or figure: train, attack, and put together what has not been made.
+
+    Interrupted at any point, the same call goes on where it stopped.
+
+    Raises:
+        InputError: If no row is left, or a row needs data that the study does not name.
+        Interrupted: If `progress.stop` said so; what was done is saved.
+    """
+    if not study.rows:
+        names = sorted({row.defense for row in study.reproduction.rows})
+        raise InputError(
+            f"--defense: {', '.join(study.defenses)} is no row of {study.reproduction.name}, which "
+            f"has {', '.join(names)}; name one of these."
+        )
+    return KINDS[study.reproduction.kind](study, progress or Progress())
+
+
+def against_beta(study: Study, progress: Progress) -> Product:
+    """Draw union and clean accuracy against the weight of the consistency loss (Figures 2, 4)."""
+    (row,) = study.rows
+    usual = study.scale.build().defense.beta
+    betas = study.reproduction.betas
+    rows = [
+        (
+            row.model_copy(update={"name": f"beta {beta:g}"}),
+            study.runs(row, [] if beta == usual else [f"defense.beta={beta}"]),
+        )
+        for beta in betas
+    ]
+    results = evaluated(study, rows, progress)
+    groups = list(grouped(results).values())
+    keys = ("union", "clean")
+    ends = np.array(
+        [
+            [seed_interval(_shares(runs, key), len(runs[0].outcomes)) for runs in groups]
+            for key in keys
+        ]
+    )
+    svg = accuracy_against(betas, keys, ends[..., 0], ends[..., 1], ends[..., 2])
+    product = _plain(study, comparison_table(study.reproduction, results), results)
+    rise, fall = 100 * (ends[:, -1, 0] - ends[:, 0, 0])
+    sentence = (
+        f"Ours, from beta {betas[0]:g} to {betas[-1]:g}: union {rise:+.1f} points, clean accuracy "
+        f"{fall:+.1f}. The bars are 95 % intervals of the mean over seeds."
+    )
+    return replace(product, svg=svg, sentences=(*product.sentences, sentence))
+
+
+def _shares(runs: Sequence[RunResult], key: str) -> list[float]:
+    return [view.value for run in runs if (view := estimate(run.outcomes, key)) is not None]
+
+
+def evaluated(
+    study: Study, rows: Sequence[tuple[RowOf, list[Run]]], progress: Progress
+) -> list[RunResult]:
+    """Train and attack the runs of rows, seed after seed, and return their results by row."""
+    in_turn = [run for of_seed in zip(*(runs for _, runs in rows), strict=True) for run in of_seed]
+    study.train(in_turn, progress)
+    study.evaluate(in_turn, progress)
+    return [result for row, runs in rows for result in study.results(row, runs)]
+
+
+def _comparison(study: Study, progress: Progress) -> Product:
+    results = evaluated(study, rows_of(study, progress), progress)
+    ours = comparison_table(study.reproduction, results)
+    published, source = _published(study)
+    key = "union" if study.reproduction.columns is None else study.reproduction.columns[1]
+    sentence = agreement(ours, published, key)
+    return Product(
+        title=study.reproduction.title,
+        table=beside_the_paper(ours, published, source),
+        results=results,
+        sentences=(sentence,) if sentence else (),
+    )
+
+
+def _attacks(study: Study, progress: Progress) -> Product:
+    results = evaluated(study, rows_of(study, progress), progress)
+    return _plain(study, attacks_table(study.reproduction, results), results)
+
+
+def _levels(study: Study, progress: Progress) -> Product:
+    results = evaluated(study, rows_of(study, progress), progress)
+    return _plain(study, levels_table(study.reproduction, results), results)
+
+
+def _plain(study: Study, table: Table, results: Sequence[RunResult]) -> Product:
+    reading = study.reproduction.reading
+    return Product(
+        title=study.reproduction.title,
+        table=table,
+        results=results,
+        sentences=(reading,) if reading else (),
+    )
+
+
+def _published(study: Study) -> tuple[Published | None, str]:
+    data = study.scale.data
+    source = _STANDS_IN.get(data, data)
+    return study.reproduction.published.get(source), _CALLED.get(source, source)
+
+
+KINDS: dict[str, Callable[[Study, Progress], Product]] = {
+    "comparison": _comparison,
+    "attacks": _attacks,
+    "levels": _levels,
+    "surfaces": surfaces,
+    "boundary": boundary,
+    "noise": noise,
+    "against_beta": against_beta,
+}

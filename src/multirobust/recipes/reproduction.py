@@ -1,0 +1,141 @@
+"""What a table or figure of the paper is made from: one TOML file each, in `paper/`."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from importlib.resources import files
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from multirobust import catalog
+from multirobust.config.section import Count, NonNegative, Section
+from multirobust.errors import InputError, lookup_error
+
+__all__ = ["Published", "Reproduction", "RowOf", "load_reproduction"]
+
+Kind = Literal["comparison", "attacks", "levels", "against_beta", "surfaces", "boundary", "noise"]
+
+
+class RowOf(Section):
+    """One method.
+
+    Args:
+        name: How it is called here; the name of its defense unless one defense stands twice.
+        defense: A name of `multirobust list defenses`.
+        changes: Overrides of the recipe, for this row alone.
+        unlabeled: Whether it also trains on pseudo-labeled images.
+    """
+
+    name: str
+    defense: str
+    changes: tuple[str, ...] = ()
+    unlabeled: bool = False
+
+    @field_validator("defense")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in catalog.DEFENSES:
+            raise ValueError(str(lookup_error("defense", value, catalog.DEFENSES)))
+        return value
+
+
+class Published(Section):
+    """The paper's numbers on one data set, as printed.
+
+    Args:
+        columns: Keys of the columns, as in `report.comparison`.
+        rows: For each row by its name, one text per column, such as "41.4±0.7"; "" for none.
+    """
+
+    columns: tuple[str, ...]
+    rows: dict[str, tuple[str, ...]]
+
+    @model_validator(mode="after")
+    def _rectangular(self) -> Published:
+        for name, cells in self.rows.items():
+            if len(cells) != len(self.columns):
+                raise ValueError(f"row {name!r} has {len(cells)} cells, not {len(self.columns)}")
+        return self
+
+
+class Reproduction(Section):
+    """One table or figure.
+
+    Args:
+        name: As on the command line, such as "table-1".
+        title: As a heading.
+        kind: What is made of the evaluated models.
+        rows: The methods, in the paper's order.
+        suite: The suite that they are attacked with; None attacks nothing.
+        limit: At the scale of the digits, use only the first test images.
+        severities: Levels of attacks that no norm measures; None takes all.
+        columns: Which columns the table shows, by key; None shows all.
+        by: For the kind "levels": whether a column is an attack or a level.
+        betas: For the kind "against_beta": weights of the consistency loss.
+        classes: For the kind "boundary": the two classes, by data set.
+        labeled: How many labels are kept, by data set, where the other images are pseudo-labeled.
+        published: The paper's numbers, by data set.
+        reading: What to compare where the paper prints no numbers.
+    """
+
+    name: str
+    title: str
+    kind: Kind
+    rows: Annotated[tuple[RowOf, ...], Field(min_length=1)]
+    suite: str | None = "fast"
+    limit: Count | None = None
+    severities: tuple[Count, ...] | None = None
+    columns: tuple[str, ...] | None = None
+    by: Literal["attack", "level"] = "attack"
+    betas: tuple[NonNegative, ...] = ()
+    classes: Mapping[str, tuple[int, int]] = Field(default_factory=dict)
+    labeled: Mapping[str, Count] = Field(default_factory=dict)
+    published: Mapping[str, Published] = Field(default_factory=dict)
+    reading: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rows_by_name(cls, fields: Any) -> Any:
+        if not isinstance(fields, Mapping):
+            return fields
+        rows = [
+            {"name": row, "defense": row} if isinstance(row, str) else row
+            for row in fields.get("rows", ())
+        ]
+        return {**fields, "rows": rows}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Reproduction:
+        names = [row.name for row in self.rows]
+        if len(set(names)) < len(names):
+            raise ValueError(f"rows: each name may stand only once, got {names}")
+        if self.suite is not None and self.suite not in catalog.SUITES:
+            raise ValueError(str(lookup_error("suite", self.suite, catalog.SUITES)))
+        for data, published in self.published.items():
+            for name in published.rows:
+                if name not in names:
+                    raise ValueError(f"published.{data}: {lookup_error('row', name, names)}")
+        return self
+
+
+def load_reproduction(name: str) -> Reproduction:
+    """Return what a table or figure is made from.
+
+    Raises:
+        InputError: If the paper has no such table or figure.
+    """
+    if name not in catalog.REPRODUCTIONS:
+        raise lookup_error("table or figure", name, catalog.REPRODUCTIONS)
+    fields = tomllib.loads((_folder() / f"{name}.toml").read_text("utf-8"))
+    try:
+        return Reproduction.model_validate({"name": name, **fields})
+    except ValidationError as error:
+        raise InputError(
+            f"Recipe {name!r} is damaged: {error}; install the package anew."
+        ) from None
+
+
+def _folder() -> Any:
+    return files("multirobust") / "recipes" / "paper"

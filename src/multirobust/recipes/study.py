@@ -1,0 +1,158 @@
+"""The runs behind a table or figure: trained and evaluated once, wherever else they are needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import final
+
+from multirobust.config import DataConfig
+from multirobust.data import Data
+from multirobust.evaluation import shown
+from multirobust.experiment import (
+    Run,
+    evaluate_run,
+    load_data,
+    open_run,
+    plan,
+    result_of,
+    train_all,
+)
+from multirobust.experiment.building import pinned
+from multirobust.experiment.unlabeled import with_unlabeled
+from multirobust.recipes.progress import Progress
+from multirobust.recipes.reproduction import Reproduction, RowOf
+from multirobust.recipes.scales import Scale
+from multirobust.report import RunResult
+
+__all__ = ["Study"]
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """The models of a table or figure, at one scale, with some seeds.
+
+    Models are kept by what they were trained with, so tables that share a row share its models,
+    and an interrupted study goes on where it stopped.
+
+    Args:
+        reproduction: The table or figure.
+        scale: Data set and network.
+        seeds: Of the trainings.
+        output: Folder of all studies; the runs of a scale lie in a folder of its name.
+        overrides: Further changes of every row's recipe.
+        suite: In place of that of the reproduction.
+        limit: Use only the first test images.
+        defenses: Only the rows of these defenses; empty means all.
+        unlabeled: File of pseudo-labeled images, for rows that train on them.
+    """
+
+    reproduction: Reproduction
+    scale: Scale
+    seeds: tuple[int, ...]
+    output: Path
+    overrides: tuple[str, ...] = ()
+    suite: str | None = None
+    limit: int | None = None
+    defenses: tuple[str, ...] = ()
+    unlabeled: Path | None = None
+    _loaded: dict[DataConfig, Data] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def folder(self) -> Path:
+        """Where the runs of this scale lie."""
+        return self.output / self.scale.name
+
+    @property
+    def rows(self) -> tuple[RowOf, ...]:
+        """The rows that are made."""
+        chosen = self.defenses
+        return tuple(r for r in self.reproduction.rows if not chosen or r.defense in chosen)
+
+    def runs(
+        self, row: RowOf, changes: Sequence[str] = (), *, folder: str | None = None
+    ) -> list[Run]:
+        """Return the runs of a row, one a seed, trained or not.
+
+        Args:
+            row: One of `rows`.
+            changes: Further changes of its recipe.
+            folder: Name of the folder of its runs; None makes one of the changes.
+
+        Raises:
+            ConfigError: If a change breaks a rule.
+            DataError: If the data are missing; the message says how to get them.
+        """
+        changes = (*row.changes, *changes)
+        recipe = self.scale.build(
+            [
+                f"defenses=[{row.defense!r}]",
+                f"seeds={list(self.seeds)!r}",
+                *self._evaluation(),
+                *self.overrides,
+                *changes,
+            ]
+        )
+        data = self._data(recipe.data)
+        recipe = pinned(recipe, data)
+        self._loaded[recipe.data] = data
+        return plan(recipe, self.folder / (folder or _folder_name(changes)))
+
+    def data(self, run: Run) -> Data:
+        """Return the data of a run; each data set is loaded once."""
+        return self._data(run.recipe.data)
+
+    def _data(self, config: DataConfig) -> Data:
+        if config not in self._loaded:
+            self._loaded[config] = with_unlabeled(load_data(config), config)
+        return self._loaded[config]
+
+    def train(self, runs: Sequence[Run], progress: Progress) -> None:
+        """Train what has not been trained; see `experiment.train_all`."""
+        for run in runs:
+            open_run(run)
+        for run in runs:
+            if not run.trained:
+                train_all(
+                    [run],
+                    self.data(run),
+                    display=progress.display,
+                    stop=progress.stop,
+                    tell=progress.tell,
+                )
+
+    def evaluate(self, runs: Sequence[Run], progress: Progress) -> None:
+        """Attack what has not been attacked."""
+        for run in runs:
+            with shown(run.name, progress.tell) as (display, line_to):
+                evaluate_run(
+                    run,
+                    self.data(run),
+                    report=_prefixed(run.name, line_to),
+                    display=display,
+                )
+
+    def results(self, row: RowOf, runs: Sequence[Run]) -> list[RunResult]:
+        """Return what is known of evaluated runs, under the name of their row."""
+        return [replace(result_of(run), name=row.name) for run in runs]
+
+    def _evaluation(self) -> list[str]:
+        suite = self.suite or self.reproduction.suite
+        settings = [f"evaluation.suite={suite!r}"] if suite else []
+        if self.limit or (self.scale.data == "digits" and self.reproduction.limit):
+            settings.append(f"evaluation.limit={self.limit or self.reproduction.limit}")
+        if self.reproduction.severities:
+            settings.append(f"evaluation.severities={list(self.reproduction.severities)!r}")
+        return settings
+
+
+def _folder_name(changes: Sequence[str]) -> str:
+    """Return the folder that tells changed runs from others, such as "defense.beta-8.0"."""
+    plain = ["".join(c if c.isalnum() or c in "._" else "-" for c in text) for text in changes]
+    return "_".join(plain)
+
+
+def _prefixed(name: str, tell: Callable[[str], None]) -> Callable[[str], None]:
+    return lambda line: tell(f"{name}: {line}")

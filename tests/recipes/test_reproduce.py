@@ -1,0 +1,144 @@
+"""Every table and figure made at toy size, interrupted and continued, and by the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from multirobust import catalog
+from multirobust.errors import DataError, InputError, Interrupted
+from multirobust.recipes import Progress, Study, load_reproduction, reproduce, scale_of
+
+TOY = (
+    "training.epochs=1",
+    "training.batch_size=32",
+    "training.device=cpu",
+    "data.train_limit=64",
+    "data.test_limit=60",
+    "model.widths=[4, 8]",
+    *(f"attack.{norm}.steps=2" for norm in ("linf", "l2", "l1")),
+    *(f"evaluation.attack.{norm}.steps=2" for norm in ("linf", "l2", "l1")),
+)
+FEW = {
+    "table-1": ("quick", 8, ()),
+    "figure-2": ("quick", 8, ()),
+    "figure-4": ("quick", 8, ()),
+    "breakdown": ("quick", 4, ("mng_ac",)),
+    "unforeseen": ("spatial", 4, ("mng_ac",)),
+    "cifar10-c": (None, 4, ("mng_ac",)),
+}
+"""Suites of minutes are tested on their own: here others that fill the same table."""
+
+
+def study(name: str, output: Path, **changes: object) -> Study:
+    suite, limit, defenses = FEW.get(name, (None, 8, ()))
+    settings = {"suite": suite, "limit": limit, "defenses": defenses, "overrides": TOY}
+    settings |= {"scale": scale_of("digits"), "seeds": (0,), **changes}
+    return Study(reproduction=load_reproduction(name), output=output, **settings)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """One folder for all tables: models that they share are trained once."""
+    return tmp_path_factory.mktemp("reproduce")
+
+
+@pytest.mark.parametrize("name", catalog.REPRODUCTIONS)
+def test_every_table_and_figure_is_made_from_nothing(name, shared):
+    made = study(name, shared)
+    product = reproduce(made)
+    paths = product.write(shared / "out", name, command="multirobust reproduce")
+    assert product.title in str(product)
+    assert product.table.rows
+    assert all(path.stat().st_size > 0 for path in paths)
+    content = json.loads((shared / "out" / f"{name}.json").read_text("utf-8"))
+    assert content["command"] == "multirobust reproduce"
+    assert str(shared) not in json.dumps(content)
+    if name.startswith("figure") or name == "table-5":
+        assert "<svg" in (shared / "out" / f"{name}.svg").read_text("utf-8")
+
+
+def test_a_made_table_is_read_back_and_not_made_again(shared):
+    first = reproduce(study("table-3", shared))
+    before = {path: path.stat().st_mtime_ns for path in shared.rglob("model.safetensors")}
+    lines: list[str] = []
+    again = reproduce(study("table-3", shared), Progress(tell=lines.append))
+    assert str(again) == str(first)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert [line for line in lines if "already evaluated" in line]
+    assert not [line for line in lines if "survive" in line]
+
+
+def test_an_interrupted_table_goes_on_and_ends_as_an_uninterrupted_one(tmp_path):
+    whole = reproduce(study("table-3", tmp_path / "whole"))
+    asked = 0
+
+    def stop() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked % 3 == 0
+
+    interruptions = 0
+    while True:
+        try:
+            product = reproduce(study("table-3", tmp_path / "parts"), Progress(stop=stop))
+            break
+        except Interrupted:
+            interruptions += 1
+    assert interruptions >= 2
+    assert [run.outcomes.columns[0].states.tolist() for run in product.results] == [
+        run.outcomes.columns[0].states.tolist() for run in whole.results
+    ]
+    models = [sorted(folder.rglob("model.safetensors")) for folder in tmp_path.iterdir()]
+    assert len(models[0]) == len(models[1]) == 3
+    assert all(a.read_bytes() == b.read_bytes() for a, b in zip(*models, strict=True))
+
+
+def test_pseudo_labels_come_from_a_model_and_labeled_images_are_as_few_as_said(shared):
+    made = study("table-2", shared, overrides=(*TOY[:3], *TOY[4:]))
+    reproduce(made)
+    folder = made.folder / "labeled-300"
+    facts = {
+        path.parent.name: json.loads(path.read_text("utf-8"))
+        for path in folder.glob("*/training.json")
+    }
+    assert set(facts) == {"standard-s0", "rst_linf-s0", "mng_ac-s0", "mng_ac_rst-s0"}
+    assert {fact["train_images"] for fact in facts.values()} == {300}
+    assert (folder / "pseudo-labels.npz").is_file()
+
+
+def test_data_that_are_not_there_are_one_error_that_says_how_to_get_them(tmp_path):
+    there = study("table-3", tmp_path, scale=scale_of("svhn"), overrides=("data.folder='none'",))
+    with pytest.raises(DataError, match=r"data\.download=true|download=True"):
+        reproduce(there)
+    assert not list(tmp_path.iterdir())
+
+
+def test_unlabeled_images_that_are_not_named_are_one_error_that_says_how(tmp_path):
+    with pytest.raises(InputError, match="multirobust pseudo-label"):
+        reproduce(study("table-2", tmp_path, scale=scale_of("svhn"), overrides=()))
+
+
+def test_a_defense_that_is_no_row_is_one_error_that_lists_the_rows(tmp_path):
+    with pytest.raises(InputError, match="mng_ac, sat, sat_ac"):
+        reproduce(study("table-3", tmp_path, defenses=("ant",)))
+
+
+def test_the_command_prints_the_table_and_says_what_it_wrote(multirobust, tmp_path):
+    settings = [part for override in TOY for part in ("--set", override)]
+    answer = multirobust(
+        "reproduce", "table-3", "--seeds", 1, "--limit", 8, "--defense", "sat",
+        "--output", tmp_path, *settings,
+    )  # fmt: skip
+    assert answer.code == 0
+    assert "Table 3" in answer.out
+    assert "· paper" in answer.out
+    assert (tmp_path / "digits-small_cnn" / "table-3.md").is_file()
+    assert "table-3.json" in answer.err
+
+
+def test_the_command_refuses_an_unknown_target_with_exit_code_2(multirobust):
+    answer = multirobust("reproduce", "table-9")
+    assert answer.code == 2
+    assert "table-1" in answer.err
