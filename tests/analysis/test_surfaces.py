@@ -28,11 +28,11 @@ def gains(threat, weight: np.ndarray) -> tuple[float, float]:
     sizes = np.sort(np.abs(weight))[::-1]
     if threat.norm == "linf":
         half = len(sizes) // 2
-        return sizes.sum(), sizes[:half].sum() - sizes[half:].sum()
+        return float(sizes.sum()), float(sizes[:half].sum() - sizes[half:].sum())
     if threat.norm == "l2":
-        return np.linalg.norm(sizes), 0.0
+        return float(np.linalg.norm(sizes)), 0.0
     count = max(1, round(threat.density * len(sizes)))
-    return sizes[:count].mean(), sizes[count : 2 * count].mean()
+    return float(sizes[:count].mean()), float(sizes[count : 2 * count].mean())
 
 
 def softplus(score: np.ndarray) -> np.ndarray:
@@ -133,9 +133,9 @@ def test_a_mean_of_images_is_the_mean_of_their_surfaces_in_any_batch(threat):
 
 def test_clipped_images_are_within_the_box_and_the_center_stays():
     class Watched(HalfSpace):
-        def forward(self, images):
-            seen.append((float(images.detach().min()), float(images.detach().max())))
-            return super().forward(images)
+        def forward(self, x):
+            seen.append((float(x.detach().min()), float(x.detach().max())))
+            return super().forward(x)
 
     model, x, y = Watched(random_tensor(PIXELS)), random_images(2, 1, 4, 4), torch.tensor([0, 1])
     seen: list[tuple[float, float]] = []

@@ -94,7 +94,7 @@ def _alike(models: Sequence[nn.Module], data: Data) -> tuple[int, int]:
     """Return the two classes, ascending, that share most probability on clean test images."""
     x, labels = data.test.floats(slice(0, ASKED)), data.test.labels[:ASKED]
     count = len(data.class_names)
-    shares = sum(model(x).softmax(dim=1).double() for model in models)
+    shares = torch.stack([model(x).softmax(dim=1).double() for model in models]).sum(0)
     given = torch.zeros(count, count, dtype=torch.float64).index_add_(0, labels, shares)
     given = given / labels.bincount(minlength=count).clamp(min=1)[:, None]
     both = (given + given.T).triu(1)

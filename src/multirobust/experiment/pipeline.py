@@ -75,11 +75,13 @@ def train_run(
         stop=stop,
     )
     save_weights(run, fit.model, fit.defense)
+    # For each labeled image, so that pseudo-labeled ones beside them are part of the cost.
+    times = fit.seen / len(data.train)
     facts = {
         "seconds": fit.seconds,
         "steps": fit.steps,
-        "forwards": fit.forwards * recipe.training.epochs,
-        "backwards": fit.backwards * recipe.training.epochs,
+        "forwards": fit.forwards * times,
+        "backwards": fit.backwards * times,
         "train_images": len(data.train),
         **_chosen(fit, len(data.train)),
         **provenance(fit.device),

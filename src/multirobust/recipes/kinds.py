@@ -52,7 +52,7 @@ def reproduce(study: Study, progress: Progress | None = None) -> Product:
     return KINDS[study.reproduction.kind](study, progress or Progress())
 
 
-def against_beta(study: Study, progress: Progress) -> Product:
+def _against_beta(study: Study, progress: Progress) -> Product:
     """Draw union and clean accuracy against the weight of the consistency loss (Figures 2, 4)."""
     (row,) = study.rows
     usual = study.scale.build().defense.beta
@@ -64,7 +64,7 @@ def against_beta(study: Study, progress: Progress) -> Product:
         )
         for beta in betas
     ]
-    results = evaluated(study, rows, progress)
+    results = _evaluated(study, rows, progress)
     groups = list(grouped(results).values())
     keys = ("union", "clean")
     ends = np.array(
@@ -87,7 +87,7 @@ def _shares(runs: Sequence[RunResult], key: str) -> list[float]:
     return [view.value for run in runs if (view := estimate(run.outcomes, key)) is not None]
 
 
-def evaluated(
+def _evaluated(
     study: Study, rows: Sequence[tuple[RowOf, list[Run]]], progress: Progress
 ) -> list[RunResult]:
     """Train and attack the runs of rows, seed after seed, and return their results by row."""
@@ -98,7 +98,7 @@ def evaluated(
 
 
 def _comparison(study: Study, progress: Progress) -> Product:
-    results = evaluated(study, rows_of(study, progress), progress)
+    results = _evaluated(study, rows_of(study, progress), progress)
     ours = comparison_table(study.reproduction, results)
     published, source = _published(study)
     key = "union" if study.reproduction.columns is None else study.reproduction.columns[1]
@@ -112,12 +112,12 @@ def _comparison(study: Study, progress: Progress) -> Product:
 
 
 def _attacks(study: Study, progress: Progress) -> Product:
-    results = evaluated(study, rows_of(study, progress), progress)
+    results = _evaluated(study, rows_of(study, progress), progress)
     return _plain(study, attacks_table(study.reproduction, results), results)
 
 
 def _levels(study: Study, progress: Progress) -> Product:
-    results = evaluated(study, rows_of(study, progress), progress)
+    results = _evaluated(study, rows_of(study, progress), progress)
     return _plain(study, levels_table(study.reproduction, results), results)
 
 
@@ -144,5 +144,5 @@ KINDS: dict[str, Callable[[Study, Progress], Product]] = {
     "surfaces": surfaces,
     "boundary": boundary,
     "noise": noise,
-    "against_beta": against_beta,
+    "against_beta": _against_beta,
 }

@@ -16,9 +16,8 @@ from multirobust.analysis import (
     loss_surfaces,
     noise_gallery,
 )
-from multirobust.attacks import Attack, threats_from
+from multirobust.attacks import Attack, attacks_from, threats_from
 from multirobust.data import Data
-from multirobust.evaluation import build_suite
 from multirobust.evaluation.intervals import mean_and_std
 from multirobust.experiment import Run, load_defense, load_model
 from multirobust.provenance import provenance
@@ -45,7 +44,7 @@ def surfaces(study: Study, progress: Progress) -> Product:
 
     The drawing is of the first seed, the numbers of all.
     """
-    rows = trained_rows(study, progress)
+    rows = _trained_rows(study, progress)
     norms = list(threats_from(rows[0][1][0].recipe.threats))
     found: dict[str, dict[str, list[Any]]] = {norm: {} for norm in norms}
     for row, runs in rows:
@@ -71,9 +70,9 @@ def surfaces(study: Study, progress: Progress) -> Product:
     panels = [[found[norm][name][0] for name in names] for norm in norms]
     return Product(
         title=study.reproduction.title,
-        table=statistics_table(numbers, names, notes, corner="attack"),
+        table=_statistics_table(numbers, names, notes, corner="attack"),
         svg=loss_surfaces(norms, names, panels),
-        facts=facts_of(study, rows, numbers),
+        facts=_facts_of(study, rows, numbers),
         sentences=(study.reproduction.reading,),
     )
 
@@ -83,7 +82,7 @@ def boundary(study: Study, progress: Progress) -> Product:
 
     The drawing is of the first seed, the errors of all.
     """
-    rows = trained_rows(study, progress)
+    rows = _trained_rows(study, progress)
     pair = study.reproduction.classes[study.scale.data]
     drawn, numbers, fidelity = {}, {}, []
     for row, runs in rows:
@@ -107,9 +106,9 @@ def boundary(study: Study, progress: Progress) -> Product:
     )
     return Product(
         title=study.reproduction.title,
-        table=statistics_table(numbers, columns, notes),
+        table=_statistics_table(numbers, columns, notes),
         svg=decision_boundaries(drawn, names=data.class_names),
-        facts=facts_of(study, rows, numbers),
+        facts=_facts_of(study, rows, numbers),
         sentences=(study.reproduction.reading,),
     )
 
@@ -119,7 +118,7 @@ def noise(study: Study, progress: Progress) -> Product:
 
     The drawing is of the first seed, the numbers of all.
     """
-    rows = trained_rows(study, progress)
+    rows = _trained_rows(study, progress)
     ((row, runs),) = rows
     drawn, numbers = [], {}
     for run in runs:
@@ -141,17 +140,17 @@ def noise(study: Study, progress: Progress) -> Product:
         "(by seed); the rest is due to z.",
     )
     columns = ["of the radius", "live gradient"]
-    facts = facts_of(study, rows, numbers) | {"due to the image": dependence}
+    facts = _facts_of(study, rows, numbers) | {"due to the image": dependence}
     return Product(
         title=study.reproduction.title,
-        table=statistics_table(numbers, columns, notes, corner="threat"),
+        table=_statistics_table(numbers, columns, notes, corner="threat"),
         svg=noise_gallery(drawn[0], rows=NOISE_ROWS, name=row.name),
         facts=facts,
         sentences=(study.reproduction.reading,),
     )
 
 
-def trained_rows(study: Study, progress: Progress) -> list[tuple[RowOf, list[Run]]]:
+def _trained_rows(study: Study, progress: Progress) -> list[tuple[RowOf, list[Run]]]:
     """Return the rows of a study with their trained runs."""
     rows = [(row, study.runs(row)) for row in study.rows]
     in_turn = [run for of_seed in zip(*(runs for _, runs in rows), strict=True) for run in of_seed]
@@ -159,7 +158,7 @@ def trained_rows(study: Study, progress: Progress) -> list[tuple[RowOf, list[Run
     return rows
 
 
-def statistics_table(
+def _statistics_table(
     numbers: Numbers, columns: Sequence[str], notes: Sequence[str], *, corner: str = "defense"
 ) -> Table:
     """Return a table of means with their sample standard deviations over seeds."""
@@ -175,7 +174,7 @@ def statistics_table(
     return Table(tuple(Column(c, c) for c in columns), body, (*notes, *spread), corner=corner)
 
 
-def facts_of(
+def _facts_of(
     study: Study, rows: Sequence[tuple[RowOf, list[Run]]], numbers: Numbers
 ) -> dict[str, Any]:
     """Return what a figure's file holds: its numbers, and what they were made from."""
@@ -198,8 +197,8 @@ def _boundary_of(run: Run, data: Data, classes: tuple[int, int], *, seed: int) -
     model: nn.Module = load_model(run, data)
     of_two = (data.test.labels == classes[0]) | (data.test.labels == classes[1])
     chosen = of_two.nonzero().flatten()[:BOUNDARY_IMAGES]
-    suite = build_suite("quick", threats_from(run.recipe.threats), run.recipe.evaluation)
-    attacks: dict[str, Attack] = {named.threat.norm: named.attack for named in suite.attacks}
+    threats = threats_from(run.recipe.threats)
+    attacks: dict[str, Attack] = {**attacks_from(run.recipe.evaluation.attack, threats)}
     return decision_boundary(
         model,
         data.test.floats(chosen),

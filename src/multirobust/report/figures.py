@@ -187,8 +187,10 @@ def _share(value: float, low: float, high: float, ends: bool = True) -> Cell:
 
 def _cost_table(points: Points) -> Table:
     rows = []
-    for name, cost, *share in zip(*points[:-1], strict=True):
-        rows.append(Row(name, (Cell(f"{cost:.3g}", value=float(cost)), _share(*share))))
+    ends = zip(points.values, points.low, points.high, strict=True)
+    for name, cost, (value, low, high) in zip(points.names, points.costs, ends, strict=True):
+        cost_cell = Cell(f"{cost:.3g}", value=float(cost))
+        rows.append(Row(name, (cost_cell, _share(value, low, high))))
     columns = (Column("cost", points.cost_label, lower_is_better=True), Column("union", "union"))
     return Table(columns, tuple(rows))
 

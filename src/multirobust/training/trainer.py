@@ -36,6 +36,7 @@ class Fit:
         steps: Steps taken.
         forwards: Images passed forward, per clean image seen.
         backwards: Images passed backward, per clean image seen.
+        seen: Clean images seen, counted each time; pseudo-labeled ones among them.
         device: Where it was trained.
         selected: The epoch that was selected, and the accuracies that decided it, if any did.
         start: What the weights that it began with were, if they were given.
@@ -47,6 +48,7 @@ class Fit:
     steps: int
     forwards: float
     backwards: float
+    seen: int
     device: str
     selected: Selected | None = None
     start: Start | None = None
@@ -122,6 +124,7 @@ def fit(
         steps=loop.step,
         forwards=forwards,
         backwards=backwards,
+        seen=loop.seen,
         device=str(loop.runtime.device),
         selected=loop.selection.result() if loop.selection else None,
         start=start,
