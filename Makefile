@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test slow check lint types floors bench clean
+.PHONY: demo test slow check lint types floors docs bench clean
 
 demo: $(READY)
 	$(BIN)/multirobust demo
@@ -27,6 +27,9 @@ types: $(READY)
 
 floors: $(READY)
 	$(BIN)/lint-imports
+
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 bench: $(READY)
 	$(BIN)/python benchmarks/projection.py

@@ -8,6 +8,7 @@ A comment says what stands between it and `<!-- end -->`:
 - `<!-- breakdown: FILE -->`: what each attack of the one run of a record breaks and costs.
 - `<!-- rows: FILE COLUMN, COLUMN as HEADING, ... -->`: these entries of a benchmark's "rows", or of
   another of its lists, FILE#LIST.
+- `<!-- product: FILE.md -->`: what `multirobust reproduce` wrote, without its heading.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from typing import Any
 from multirobust.report import breakdown, comparison, markdown, read_record
 
 ROOT = Path(__file__).resolve().parents[1]
-TABLE = re.compile(r"(<!-- (table|breakdown|rows): (\S+) ?(.*?) ?-->\n).*?(<!-- end -->)", re.S)
+KINDS = "table|breakdown|rows|product"
+TABLE = re.compile(rf"(<!-- ({KINDS}): (\S+) ?(.*?) ?-->\n).*?(<!-- end -->)", re.S)
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 
 
@@ -35,6 +37,8 @@ def with_tables(text: str) -> str:
         path = ROOT / file
         if kind == "rows":
             body = rows(json.loads(path.read_text("utf-8"))[key or "rows"], columns)
+        elif kind == "product":
+            body = product(path)
         elif kind == "breakdown":
             (run,) = read_record(path)
             body = markdown(breakdown(run.outcomes))
@@ -43,6 +47,13 @@ def with_tables(text: str) -> str:
         return f"{opening}\n{body}\n{closing}"
 
     return TABLE.sub(table, text)
+
+
+def product(path: Path) -> str:
+    """Return a page of `multirobust reproduce` as a part of a page of docs/."""
+    text = path.read_text("utf-8").partition("\n")[2].lstrip("\n")
+    folder = path.parent.relative_to(ROOT).as_posix()
+    return re.sub(r"\]\(([\w.-]+\.svg)\)", rf"](../{folder}/\1)", text)
 
 
 def rows(found: list[dict[str, Any]], columns: str) -> str:

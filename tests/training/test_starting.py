@@ -131,6 +131,23 @@ def test_a_fine_tuned_run_is_found_evaluated_and_trained_again_by_its_digest(tra
         open_run(scratch)
 
 
+def test_images_that_the_model_was_trained_on_select_nothing(trained, tmp_path: Path):
+    select = ("training.select=union", "data.validation=10")
+    run, data = tuned(trained, tmp_path / "seen", *select)
+    with pytest.raises(InputError, match=r"must be new to the model.*64 images.*and 0 held out"):
+        train_run(run, data)
+    first, data = tuned(trained / "model.safetensors", tmp_path / "first", "data.validation=10")
+    train_run(first, data)
+    run, _ = tuned(first.folder, tmp_path / "unseen", *select)
+    train_run(run, data)
+    assert json.loads((run.folder / "training.json").read_text("utf-8"))["selected_epoch"] == 1
+    chained, _ = tuned(trained, tmp_path / "chained", "data.validation=10")
+    train_run(chained, data)
+    run, _ = tuned(chained.folder, tmp_path / "last", *select)
+    with pytest.raises(InputError, match="must be new to the model"):
+        train_run(run, data)
+
+
 class Hostile:
     def __init__(self, mark: Path):
         self.mark = mark

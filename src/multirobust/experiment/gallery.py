@@ -15,6 +15,7 @@ from multirobust.evaluation import build_suite
 from multirobust.experiment.building import load_defense, load_model
 from multirobust.experiment.runs import Run
 from multirobust.report import GalleryCell, GalleryRow, amplified
+from multirobust.threats import Threat
 
 __all__ = ["attacks_shown", "gallery_of"]
 
@@ -69,6 +70,7 @@ def attacks_shown(run: Run) -> dict[str, Attack]:
         if isinstance(named.attack, Restarts)
         else named.attack
         for named in suite.attacks
+        if isinstance(named.threat, Threat)
     }
 
 

@@ -174,7 +174,7 @@ def number_table(
     rows = []
     for name, *arrays in zip(names, values, *ends, strict=True):
         triples = zip(*arrays, strict=True)
-        rows.append(Row(name, tuple(_share(*triple, low is not None) for triple in triples)))
+        rows.append(Row(name, tuple(_share(v, a, b, low is not None) for v, a, b in triples)))
     return Table(tuple(Column(c, c) for c in columns), tuple(rows), (), corner)
 
 

@@ -10,12 +10,20 @@ from typing import Any, final
 
 from torch import Tensor, nn
 
+from multirobust.data import Data
 from multirobust.errors import InputError
 from multirobust.models.weights import PREFIXES, load_weights, read_weights, state_digest
 
 __all__ = ["Start", "read_start"]
 
 WEIGHTS, MARKER, TRAINING = "model.safetensors", "run.json", "training.json"
+SAID = {
+    "defense": "defense",
+    "seed": "seed",
+    "data.name": "data",
+    "data.validation": "validation",
+    "training.epochs": "epochs",
+}
 COST = ("seconds", "forwards", "backwards", "train_images")
 
 
@@ -29,8 +37,9 @@ class Start:
         state: Names and tensors; wrappers' prefixes before all names are gone.
         digest: SHA-256 of names, dtypes, shapes and bytes. It decides which weights these are, not
             the path.
-        origin: Of a run of ours: its defense, seed, data and epochs, what its training cost, and
-            the "init_from" of its own, if it had one. Empty for a file of weights.
+        origin: Of a run of ours: its defense, seed, data, held-out images and epochs, what its
+            training cost, and the "init_from" of its own, if it had one. Empty for a file of
+            weights.
     """
 
     path: str
@@ -51,6 +60,28 @@ class Start:
                 f"training.init_from: {error} Fine-tuning needs the same architecture and as many "
                 "classes and channels."
             ) from error
+
+    def check_unseen(self, data: Data) -> None:
+        """Make sure that no training before this one saw the images that are held out now.
+
+        Of a file of weights nothing is known, and nothing is checked.
+
+        Raises:
+            InputError: If a run that led here trained on the same data and held out fewer images,
+                or of another number.
+        """
+        held_out = 0 if data.validation is None else len(data.validation)
+        pool, origin = len(data.train) + held_out, self.origin
+        while origin:
+            theirs, seen = origin.get("validation", 0), origin.get("train_images", 0)
+            if origin.get("data") == data.name and (theirs < held_out or seen + theirs != pool):
+                raise InputError(
+                    f"training.init_from: the {held_out} held-out images must be new to the model, "
+                    f"got {self.path!r}, for which {seen} images were trained on and {theirs} held "
+                    "out; train it with the same data.validation and data.train_limit, or set "
+                    "training.select to 'last'."
+                )
+            origin = origin.get("init_from", {})
 
     def facts(self) -> dict[str, Any]:
         """Return what `training.json` says of it."""
@@ -107,8 +138,7 @@ def _origin(folder: Path) -> dict[str, Any]:
     made, cost = _read(folder / MARKER).get("identity"), _read(folder / TRAINING)
     if not isinstance(made, dict):
         raise _damaged(folder / MARKER, "it does not say which run it is")
-    said = {"defense": "defense", "seed": "seed", "data.name": "data", "training.epochs": "epochs"}
-    facts = {name: made[field] for field, name in said.items() if field in made}
+    facts = {name: made[field] for field, name in SAID.items() if field in made}
     facts |= {name: cost[name] for name in COST if name in cost}
     return facts | ({"init_from": cost["init_from"]} if "init_from" in cost else {})
 

@@ -94,7 +94,7 @@ def fit(
     Raises:
         InputError: If there are fewer than two images, the model does not fit them, the device is
             not there, the identity holds other than plain values, `training.init_from` cannot be
-            used, or there is nothing to select by.
+            used or has seen the images to select by, or there are none to select by.
         CheckpointError: If the checkpoint is damaged or of another identity.
         RunError: If the folder cannot be written, or another process trains in it.
         TrainingError: If the loss or a weight becomes NaN or infinite; the last good checkpoint
@@ -104,6 +104,8 @@ def fit(
     start = None if config.init_from is None else read_start(config.init_from)
     if start:
         start.load_into(model)
+        if config.select == "union":
+            start.check_unseen(data)
     _check(model, data)
     job = Job(
         *(model, data, defense, config, seed, batch_norm, folder),
