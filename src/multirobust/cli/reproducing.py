@@ -32,6 +32,9 @@ def reproduce(
     unlabeled: Annotated[
         Path | None, typer.Option(help="File of pseudo-labeled images, for table-2.")
     ] = None,
+    labeled: Annotated[
+        int | None, typer.Option(min=2, help="Without such a file: keep only so many labels.")
+    ] = None,
     overrides: SetOption = None,
     output: Annotated[
         Path, typer.Option(help="Folder of all runs; what is there is used again.")
@@ -57,6 +60,7 @@ def reproduce(
         limit=limit,
         defenses=tuple(defense or ()),
         unlabeled=unlabeled,
+        labeled=labeled,
     )
     with stop_on_interrupt() as stop:
         product = make(study, Progress(display_for, stop, tell))

@@ -21,8 +21,8 @@ def rows_of(study: Study, progress: Progress) -> list[tuple[RowOf, list[Run]]]:
     """Return the rows of a study with their runs.
 
     Where some rows need pseudo-labeled images and no file is given, most labels are held out, as
-    `labeled` of the reproduction says; a standard model is trained on the rest and labels the
-    images whose labels were held out. Their true labels are not used.
+    `labeled` of the study or of the reproduction says; a standard model is trained on the rest and
+    labels the images whose labels were held out. Their true labels are not used.
 
     Raises:
         InputError: If there is neither a file nor a number of labels to keep.
@@ -37,12 +37,12 @@ def rows_of(study: Study, progress: Progress) -> list[tuple[RowOf, list[Run]]]:
             else (row, study.runs(row))
             for row in study.rows
         ]
-    kept = study.reproduction.labeled.get(study.scale.data)
+    kept = study.labeled or study.reproduction.labeled.get(study.scale.data)
     if kept is None:
         raise InputError(
             f"--unlabeled: {study.reproduction.name} on {study.scale.data} needs a file of "
             "pseudo-labeled images, got none; give the published one, or make one with "
-            "`multirobust pseudo-label RUN DATA`."
+            "`multirobust pseudo-label RUN DATA`. Or hold out all labels but N with --labeled N."
         )
     fewer = [f"data.train_limit={kept}"]
     folder = f"labeled-{kept}"
@@ -60,7 +60,9 @@ def _labeled_by_teacher(study: Study, fewer: list[str], folder: str, progress: P
     file = teacher.folder.parent / "pseudo-labels.npz"
     study.train([teacher], progress)
     if not file.is_file():
-        found = pseudo_label(teacher, study.scale.data, file, report=progress.tell)
+        whole = study.scale.build(study.overrides).data.train_limit
+        rest = None if whole is None else whole - len(study.data(teacher).train)
+        found = pseudo_label(teacher, study.scale.data, file, limit=rest, report=progress.tell)
         accuracy = "" if found.accuracy is None else f", {100 * found.accuracy:.1f} % of them right"
         progress.tell(f"{found.count} images pseudo-labeled{accuracy}")
     return file

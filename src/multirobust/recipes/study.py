@@ -47,6 +47,8 @@ class Study:
         limit: Use only the first test images.
         defenses: Only the rows of these defenses; empty means all.
         unlabeled: File of pseudo-labeled images, for rows that train on them.
+        labeled: How many labels are kept where there is no such file: a model trained on these
+            images labels the others. None takes the number of the reproduction.
     """
 
     reproduction: Reproduction
@@ -58,6 +60,7 @@ class Study:
     limit: int | None = None
     defenses: tuple[str, ...] = ()
     unlabeled: Path | None = None
+    labeled: int | None = None
     _loaded: dict[DataConfig, Data] = field(default_factory=dict, repr=False, compare=False)
 
     @property
