@@ -28,12 +28,22 @@ from multirobust.training.loop import Loop
 
 __all__ = ["Needs", "Rotation", "Times", "arms_of", "held", "measure", "rotate"]
 
-TRAINING_PASSES = {"trades": 2, "adv_avg": 3, "sat_ac": 3, "mng_ac": 5}
+TRAINING_PASSES = {
+    "trades": 2,
+    "rst_linf": 2,
+    "adv_avg": 3,
+    "sat_ac": 3,
+    "ramp": 4,
+    "mng_ac": 5,
+    "mng_ac_rst": 5,
+    "mng_ac_spatial": 5,
+}
 """Passes that form weight gradients, where there is more than the one of the loss: TRADES has the
-clean and the adversarial images, `adv_avg` those of each norm, the consistency loss three views;
+clean and the adversarial images, `adv_avg` those of each norm, the consistency loss three views,
+`ramp` two views, the stronger of both once more, and its natural training;
 `mng_ac` has besides these the inner and the outer gradient of its look-ahead."""
 
-SECOND_ORDER_PASSES = {"mng_ac": 1}
+SECOND_ORDER_PASSES = {"mng_ac": 1, "mng_ac_rst": 1, "mng_ac_spatial": 1}
 """Backward passes through a gradient: that of the inner gradient of the look-ahead, to the images.
 """
 
@@ -106,10 +116,19 @@ def rotate(defense: Defense[Any]) -> None:
 
 
 def arms_of(defense: Defense[Any]) -> list[str]:
-    """Return the norms that a defense draws from, or one empty name if it does not draw."""
+    """Return the attacks that a defense draws from, by norm, or one empty name if it draws none.
+
+    Another attack in the same norm is called by its class too.
+    """
     sampler = getattr(defense, "sampler", None)
     attacks = sampler.attacks if isinstance(sampler, Sampler) else ()
-    return [attack.threats[0].norm for attack in attacks] if len(attacks) > 1 else [""]
+    if len(attacks) < 2:
+        return [""]
+    arms: list[str] = []
+    for attack in attacks:
+        norm = attack.threats[0].norm
+        arms.append(f"{norm} {type(attack).__name__.lower()}" if norm in arms else norm)
+    return arms
 
 
 @contextlib.contextmanager

@@ -24,9 +24,10 @@ TOY = ["--models", "small_cnn", "--set", "model.widths=[4, 8]", "--size", "8", "
 TOY += ["--repeats", "1", "--passes", "1", "--device", "cpu"]
 
 # Forward and backward passes per image: S steps of PGD cost S of each.
-LINF, L2, L1, MSD = 10, 3, 5, 4
+LINF, L2, L1, MSD, APGD = 10, 3, 5, 4, 6
 TOY += ["--set", f"attack.linf.steps={LINF}", "--set", f"attack.l2.steps={L2}"]
 TOY += ["--set", f"attack.l1.steps={L1}", "--set", f"defense.msd_steps={MSD}"]
+TOY += ["--set", f"defense.apgd_steps={APGD}"]
 ALL_STEPS = LINF + L2 + L1
 MEAN_STEPS = ALL_STEPS / 3
 COUNTS = {
@@ -42,6 +43,12 @@ COUNTS = {
     "sat": (MEAN_STEPS + 1, MEAN_STEPS + 1),
     "sat_ac": (MEAN_STEPS + 3, MEAN_STEPS + 3),
     "mng_ac": (MEAN_STEPS + 2 + 3, MEAN_STEPS + 3 + 3),
+    # The untrained network errs at the first of the spatial draws, which is then the only one.
+    "mng_ac_spatial": ((ALL_STEPS + 1) / 4 + 2 + 3, ALL_STEPS / 4 + 3 + 3),
+    "rst_linf": (1 + LINF + 2, LINF + 2),
+    "mng_ac_rst": (MEAN_STEPS + 2 + 3, MEAN_STEPS + 3 + 3),
+    "e_at": (APGD + 1 + 1, APGD + 1),
+    "ramp": (2 * (APGD + 1) + 3 + 1, 2 * APGD + 3 + 1),
 }
 
 SHORT = "{ steps = 2, step_size = 0.1 }"
@@ -110,6 +117,13 @@ def test_a_drawn_attack_is_timed_in_every_norm(all_cases):
         by_attack = cases[name]["seconds_by_attack"]
         assert list(by_attack) == ["linf", "l2", "l1"]
         assert cases[name]["seconds"] == pytest.approx(sum(by_attack.values()) / 3)
+    assert list(cases["mng_ac_spatial"]["seconds_by_attack"]) == [
+        "linf",
+        "l2",
+        "l1",
+        "l2 projected",
+    ]
+    assert list(cases["e_at"]["seconds_by_attack"]) == ["linf", "l1"]
     assert cases["adv_max"]["seconds_by_attack"] == {}
 
 

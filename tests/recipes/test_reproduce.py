@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from multirobust import catalog
 from multirobust.errors import DataError, InputError, Interrupted
 from multirobust.recipes import Progress, Study, load_reproduction, reproduce, scale_of
