@@ -17,7 +17,7 @@ from tiny_runs import SETTINGS
 
 COMMANDS = (
     *("list", "show", "train", "evaluate", "merge", "compare", "breakdown", "report"),
-    *("curve", "run", "demo"),
+    *("curve", "run", "reproduce", "pseudo-label", "export", "push", "demo"),
 )
 MAIN = "import sys; from multirobust.cli import main; sys.argv[0] = 'multirobust'; main()"
 
@@ -54,12 +54,15 @@ def test_there_is_no_command_besides_those_tested():
     assert names == set(COMMANDS)
 
 
-@pytest.mark.parametrize("table", ["defenses", "attacks", "datasets", "models", "suites"])
+@pytest.mark.parametrize(
+    "table", ["defenses", "attacks", "datasets", "models", "suites", "reproductions"]
+)
 def test_list_prints_a_line_for_every_name(multirobust, table):
     answer = multirobust("list", table)
     assert answer.code == 0
     names = [line.split()[0] for line in answer.out.splitlines()]
-    assert names == list(getattr(catalog, table.upper()))
+    more = list(catalog.EVALUATION_SETS) if table == "datasets" else []
+    assert names == [*getattr(catalog, table.upper()), *more]
 
 
 def test_list_recipes_names_what_show_shows(multirobust, tmp_path):

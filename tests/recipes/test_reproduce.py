@@ -23,6 +23,8 @@ TOY = (
 )
 FEW = {
     "table-1": ("quick", 8, ()),
+    "table-2": ("quick", 8, ()),
+    "table-4": (None, 4, ()),
     "figure-2": ("quick", 8, ()),
     "figure-4": ("quick", 8, ()),
     "breakdown": ("quick", 4, ("mng_ac",)),
@@ -72,7 +74,7 @@ def test_a_made_table_is_read_back_and_not_made_again(shared):
 
 
 def test_an_interrupted_table_goes_on_and_ends_as_an_uninterrupted_one(tmp_path):
-    whole = reproduce(study("table-3", tmp_path / "whole"))
+    whole = reproduce(study("table-3", tmp_path / "whole", suite="quick"))
     asked = 0
 
     def stop() -> bool:
@@ -83,7 +85,9 @@ def test_an_interrupted_table_goes_on_and_ends_as_an_uninterrupted_one(tmp_path)
     interruptions = 0
     while True:
         try:
-            product = reproduce(study("table-3", tmp_path / "parts"), Progress(stop=stop))
+            product = reproduce(
+                study("table-3", tmp_path / "parts", suite="quick"), Progress(stop=stop)
+            )
             break
         except Interrupted:
             interruptions += 1

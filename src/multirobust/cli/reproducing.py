@@ -65,6 +65,13 @@ def reproduce(
     with stop_on_interrupt() as stop:
         product = make(study, Progress(display_for, stop, tell))
     typer.echo(str(product))
-    command = shlex.join(["multirobust", *sys.argv[1:]])
-    for path in product.write(study.folder, target, command=command):
+    for path in product.write(study.folder, target, command=_command()):
         tell(f"wrote {path}")
+
+
+def _command() -> str:
+    """Return the command, without where the data lie on this machine."""
+    words = [
+        "data.folder=PATH" if word.startswith("data.folder=") else word for word in sys.argv[1:]
+    ]
+    return shlex.join(["multirobust", *words])

@@ -1,6 +1,6 @@
 """The shipped recipes, one TOML file each, and the paper's tables and figures made from them."""
 
-from multirobust.recipes.kinds import reproduce
+from multirobust.recipes.kinds import remade, reproduce
 from multirobust.recipes.products import Product
 from multirobust.recipes.progress import Progress
 from multirobust.recipes.reproduction import Reproduction, load_reproduction
@@ -15,6 +15,7 @@ __all__ = [
     "Scale",
     "Study",
     "load_reproduction",
+    "remade",
     "reproduce",
     "scale_of",
 ]

@@ -13,7 +13,7 @@ from multirobust.experiment import Run
 from multirobust.recipes.pictures import boundary, noise, surfaces
 from multirobust.recipes.products import Product
 from multirobust.recipes.progress import Progress
-from multirobust.recipes.reproduction import Published, RowOf
+from multirobust.recipes.reproduction import Reproduction, RowOf
 from multirobust.recipes.self_training import rows_of
 from multirobust.recipes.study import Study
 from multirobust.recipes.tables import (
@@ -26,7 +26,7 @@ from multirobust.recipes.tables import (
 from multirobust.report import RunResult, Table
 from multirobust.report.tables import estimate, grouped
 
-__all__ = ["KINDS", "reproduce"]
+__all__ = ["KINDS", "remade", "reproduce"]
 
 _STANDS_IN = {"digits": "cifar10"}
 """Whose published numbers stand beside data sets that the paper has not."""
@@ -52,39 +52,41 @@ def reproduce(study: Study, progress: Progress | None = None) -> Product:
     return KINDS[study.reproduction.kind](study, progress or Progress())
 
 
+def remade(reproduction: Reproduction, data: str, results: Sequence[RunResult]) -> Product:
+    """Make a table or figure from results alone, such as those of its stored record.
+
+    Args:
+        reproduction: One whose models are attacked.
+        data: The data set, by name: it decides which of the paper's numbers stand beside ours.
+        results: In the order of the rows.
+
+    Raises:
+        InputError: If it is made from the models themselves.
+    """
+    if reproduction.kind not in _FROM_RESULTS:
+        raise InputError(
+            f"{reproduction.name}: is made from models, not from results; use `reproduce`."
+        )
+    return _FROM_RESULTS[reproduction.kind](reproduction, data, results)
+
+
+def _from_results(study: Study, progress: Progress) -> Product:
+    results = _evaluated(study, rows_of(study, progress), progress)
+    return remade(study.reproduction, study.scale.data, results)
+
+
 def _against_beta(study: Study, progress: Progress) -> Product:
-    """Draw union and clean accuracy against the weight of the consistency loss (Figures 2, 4)."""
     (row,) = study.rows
     usual = study.scale.build().defense.beta
-    betas = study.reproduction.betas
     rows = [
         (
             row.model_copy(update={"name": f"beta {beta:g}"}),
             study.runs(row, [] if beta == usual else [f"defense.beta={beta}"]),
         )
-        for beta in betas
+        for beta in study.reproduction.betas
     ]
     results = _evaluated(study, rows, progress)
-    groups = list(grouped(results).values())
-    keys = ("union", "clean")
-    ends = np.array(
-        [
-            [seed_interval(_shares(runs, key), len(runs[0].outcomes)) for runs in groups]
-            for key in keys
-        ]
-    )
-    svg = accuracy_against(betas, keys, ends[..., 0], ends[..., 1], ends[..., 2])
-    product = _plain(study, comparison_table(study.reproduction, results), results)
-    rise, fall = 100 * (ends[:, -1, 0] - ends[:, 0, 0])
-    sentence = (
-        f"Ours, from beta {betas[0]:g} to {betas[-1]:g}: union {rise:+.1f} points, clean accuracy "
-        f"{fall:+.1f}. The bars are 95 % intervals of the mean over seeds."
-    )
-    return replace(product, svg=svg, sentences=(*product.sentences, sentence))
-
-
-def _shares(runs: Sequence[RunResult], key: str) -> list[float]:
-    return [view.value for run in runs if (view := estimate(run.outcomes, key)) is not None]
+    return remade(study.reproduction, study.scale.data, results)
 
 
 def _evaluated(
@@ -97,50 +99,67 @@ def _evaluated(
     return [result for row, runs in rows for result in study.results(row, runs)]
 
 
-def _comparison(study: Study, progress: Progress) -> Product:
-    results = _evaluated(study, rows_of(study, progress), progress)
-    ours = comparison_table(study.reproduction, results)
-    published, source = _published(study)
-    key = "union" if study.reproduction.columns is None else study.reproduction.columns[1]
+def _compared(reproduction: Reproduction, data: str, results: Sequence[RunResult]) -> Product:
+    ours = comparison_table(reproduction, results)
+    source = _STANDS_IN.get(data, data)
+    published = reproduction.published.get(source)
+    key = "union" if reproduction.columns is None else reproduction.columns[1]
     sentence = agreement(ours, published, key)
     return Product(
-        title=study.reproduction.title,
-        table=beside_the_paper(ours, published, source),
+        title=reproduction.title,
+        table=beside_the_paper(ours, published, _CALLED.get(source, source)),
         results=results,
         sentences=(sentence,) if sentence else (),
     )
 
 
-def _attacks(study: Study, progress: Progress) -> Product:
-    results = _evaluated(study, rows_of(study, progress), progress)
-    return _plain(study, attacks_table(study.reproduction, results), results)
-
-
-def _levels(study: Study, progress: Progress) -> Product:
-    results = _evaluated(study, rows_of(study, progress), progress)
-    return _plain(study, levels_table(study.reproduction, results), results)
-
-
-def _plain(study: Study, table: Table, results: Sequence[RunResult]) -> Product:
-    reading = study.reproduction.reading
+def _plain(reproduction: Reproduction, table: Table, results: Sequence[RunResult]) -> Product:
+    reading = reproduction.reading
     return Product(
-        title=study.reproduction.title,
+        title=reproduction.title,
         table=table,
         results=results,
         sentences=(reading,) if reading else (),
     )
 
 
-def _published(study: Study) -> tuple[Published | None, str]:
-    data = study.scale.data
-    source = _STANDS_IN.get(data, data)
-    return study.reproduction.published.get(source), _CALLED.get(source, source)
+def _drawn_against_beta(
+    reproduction: Reproduction, data: str, results: Sequence[RunResult]
+) -> Product:
+    """Draw union and clean accuracy against the weight of the consistency loss (Figures 2, 4)."""
+    groups, betas = list(grouped(results).values()), reproduction.betas
+    keys = ("union", "clean")
+    ends = np.array(
+        [
+            [seed_interval(_shares(runs, key), len(runs[0].outcomes)) for runs in groups]
+            for key in keys
+        ]
+    )
+    svg = accuracy_against(betas, keys, ends[..., 0], ends[..., 1], ends[..., 2])
+    rise, fall = 100 * (ends[:, -1, 0] - ends[:, 0, 0])
+    sentence = (
+        f"Ours, from beta {betas[0]:g} to {betas[-1]:g}: union {rise:+.1f} points, clean accuracy "
+        f"{fall:+.1f}. The bars are 95 % intervals of the mean over seeds."
+    )
+    product = _plain(reproduction, comparison_table(reproduction, results), results)
+    return replace(product, svg=svg, sentences=(*product.sentences, sentence))
 
+
+def _shares(runs: Sequence[RunResult], key: str) -> list[float]:
+    return [view.value for run in runs if (view := estimate(run.outcomes, key)) is not None]
+
+
+_FROM_RESULTS: dict[str, Callable[[Reproduction, str, Sequence[RunResult]], Product]] = {
+    "comparison": _compared,
+    "attacks": lambda made, _, results: _plain(made, attacks_table(made, results), results),
+    "levels": lambda made, _, results: _plain(made, levels_table(made, results), results),
+    "against_beta": _drawn_against_beta,
+}
 
 KINDS: dict[str, Callable[[Study, Progress], Product]] = {
-    "comparison": _comparison,
-    "attacks": _attacks,
-    "levels": _levels,
+    "comparison": _from_results,
+    "attacks": _from_results,
+    "levels": _from_results,
     "surfaces": surfaces,
     "boundary": boundary,
     "noise": noise,

@@ -39,6 +39,12 @@ class Product:
         """Return everything that can be printed."""
         return "\n".join([self.title, "", text(self.table).rstrip("\n"), *self.sentences])
 
+    def page(self, name: str) -> str:
+        """Return everything as Markdown, with a link to the drawing `<name>.svg`."""
+        image = f"![{self.title}]({name}.svg)\n\n" if self.svg else ""
+        notes = "".join(f"\n{sentence}\n" for sentence in self.sentences)
+        return f"# {self.title}\n\n{image}{markdown(self.table)}{notes}"
+
     def write(self, folder: Path, name: str, *, command: str = "") -> list[Path]:
         """Write `<name>.md`, `<name>.json` and, for a figure, `<name>.svg`, each whole or not.
 
@@ -47,10 +53,7 @@ class Product:
         """
         folder.mkdir(parents=True, exist_ok=True)
         paths = [folder / f"{name}.md", folder / f"{name}.json"]
-        image = f"![{self.title}]({name}.svg)\n\n" if self.svg else ""
-        notes = "".join(f"\n{sentence}\n" for sentence in self.sentences)
-        page = f"# {self.title}\n\n{image}{markdown(self.table)}{notes}"
-        atomic_write(paths[0], page.encode())
+        atomic_write(paths[0], self.page(name).encode())
         if self.facts:
             content = {"command": command, "title": self.title, **self.facts}
             atomic_write(

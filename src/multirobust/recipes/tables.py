@@ -141,7 +141,7 @@ def agreement(table: Table, published: Published | None, key: str = "union") -> 
     from scipy.stats import kendalltau
 
     ours, theirs = np.array(pairs, dtype=float).T
-    tau = float(kendalltau(ours, theirs)[0])
+    tau = float(np.asarray(kendalltau(ours, theirs))[0])
     if np.isnan(tau):
         return None
     return (
