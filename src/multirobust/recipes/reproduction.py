@@ -25,12 +25,14 @@ class RowOf(Section):
         name: How it is called here; the name of its defense unless one defense stands twice.
         defense: A name of `multirobust list defenses`.
         changes: Overrides of the recipe, for this row alone.
+        on_digits: Further ones at the scale of the digits.
         unlabeled: Whether it also trains on pseudo-labeled images.
     """
 
     name: str
     defense: str
     changes: tuple[str, ...] = ()
+    on_digits: tuple[str, ...] = ()
     unlabeled: bool = False
 
     @field_validator("defense")
@@ -70,8 +72,9 @@ class Reproduction(Section):
         rows: The methods, in the paper's order.
         suite: The suite that they are attacked with; None attacks nothing.
         limit: At the scale of the digits, use only the first test images.
-        severities: Levels of attacks that no norm measures; None takes all.
-        columns: Which columns the table shows, by key; None shows all.
+        severities: At the scale of the digits, levels of attacks that no norm measures; None takes
+            those of the suite.
+        columns: Which columns the table shows, by key without its level; None shows all.
         by: For the kind "levels": whether a column is an attack or a level.
         betas: For the kind "against_beta": weights of the consistency loss.
         classes: For the kind "boundary": the two classes, by data set.

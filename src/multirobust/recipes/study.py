@@ -88,7 +88,7 @@ class Study:
             ConfigError: If a change breaks a rule.
             DataError: If the data are missing; the message says how to get them.
         """
-        changes = (*row.changes, *changes)
+        changes = (*row.changes, *(row.on_digits if self._small else ()), *changes)
         recipe = self.scale.build(
             [
                 f"defenses=[{row.defense!r}]",
@@ -141,12 +141,16 @@ class Study:
         """Return what is known of evaluated runs, under the name of their row."""
         return [replace(result_of(run), name=row.name) for run in runs]
 
+    @property
+    def _small(self) -> bool:
+        return self.scale.data == "digits"
+
     def _evaluation(self) -> list[str]:
         suite = self.suite or self.reproduction.suite
         settings = [f"evaluation.suite={suite!r}"] if suite else []
-        if self.limit or (self.scale.data == "digits" and self.reproduction.limit):
+        if self.limit or (self._small and self.reproduction.limit):
             settings.append(f"evaluation.limit={self.limit or self.reproduction.limit}")
-        if self.reproduction.severities:
+        if self._small and self.reproduction.severities and not self.suite:
             settings.append(f"evaluation.severities={list(self.reproduction.severities)!r}")
         return settings
 

@@ -28,7 +28,7 @@ def comparison_table(reproduction: Reproduction, results: Sequence[RunResult]) -
     wanted = reproduction.columns
     if wanted is None:
         return table
-    places = [place for place, column in enumerate(table.columns) if column.key in wanted]
+    places = [place for place, column in enumerate(table.columns) if _kind(column) in wanted]
     return replace(
         table,
         columns=tuple(table.columns[place] for place in places),
@@ -114,7 +114,7 @@ def beside_the_paper(table: Table, published: Published | None, source: str) -> 
         rows.append(row)
         if row.name in published.rows:
             found = dict(zip(published.columns, published.rows[row.name], strict=True))
-            cells = (_printed(found.get(column.key, ""), column.key) for column in table.columns)
+            cells = (_printed(found.get(_kind(column), ""), column.key) for column in table.columns)
             rows.append(Row(SAYS, tuple(cells)))
     note = f"The lines below each row are the paper's numbers, for {source}."
     return replace(table, rows=tuple(rows), notes=(*table.notes, note))
@@ -126,7 +126,7 @@ def agreement(table: Table, published: Published | None, key: str = "union") -> 
     Returns:
         None where there are not three methods to compare.
     """
-    keys = [column.key for column in table.columns]
+    keys = [_kind(column) for column in table.columns]
     if published is None or key not in published.columns or key not in keys:
         return None
     place, theirs_at = keys.index(key), published.columns.index(key)
@@ -148,6 +148,11 @@ def agreement(table: Table, published: Published | None, key: str = "union") -> 
         f"Order of the {len(pairs)} methods by {key}: Kendall's tau {tau:.2f} between ours and the "
         "paper's (1 the same order, 0 unrelated)."
     )
+
+
+def _kind(column: Column) -> str:
+    """Return the key of a column without the level of its attack."""
+    return column.key.partition("@")[0]
 
 
 def _cell(views: Sequence[Estimate]) -> Cell:
