@@ -49,7 +49,7 @@ def shared(tmp_path_factory):
 
 @pytest.mark.parametrize("name", catalog.REPRODUCTIONS)
 def test_every_table_and_figure_is_made_from_nothing(name, shared):
-    made = study(name, shared)
+    made = study(name, shared, labeled=40)
     product = reproduce(made)
     paths = product.write(shared / "out", name, command="multirobust reproduce")
     assert product.title in str(product)
@@ -101,7 +101,7 @@ def test_an_interrupted_table_goes_on_and_ends_as_an_uninterrupted_one(tmp_path)
 
 
 def test_pseudo_labels_come_from_a_model_and_labeled_images_are_as_few_as_said(shared):
-    made = study("table-2", shared, overrides=(*TOY[:3], *TOY[4:]))
+    made = study("table-2", shared, overrides=tuple(o for o in TOY if "train_limit" not in o))
     reproduce(made)
     folder = made.folder / "labeled-300"
     facts = {
@@ -123,6 +123,12 @@ def test_data_that_are_not_there_are_one_error_that_says_how_to_get_them(tmp_pat
 def test_unlabeled_images_that_are_not_named_are_one_error_that_says_how(tmp_path):
     with pytest.raises(InputError, match="multirobust pseudo-label"):
         reproduce(study("table-2", tmp_path, scale=scale_of("svhn"), overrides=()))
+
+
+def test_labels_that_leave_nothing_to_pseudo_label_are_one_error(tmp_path):
+    with pytest.raises(InputError, match=r"below data\.train_limit, 64, .* got 300"):
+        reproduce(study("table-2", tmp_path))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_defense_that_is_no_row_is_one_error_that_lists_the_rows(tmp_path):

@@ -45,6 +45,12 @@ def rows_of(study: Study, progress: Progress) -> list[tuple[RowOf, list[Run]]]:
             "`multirobust pseudo-label RUN DATA`. Or hold out all labels but N with --labeled N."
         )
     fewer = [f"data.train_limit={kept}"]
+    whole = study.scale.build(study.overrides).data.train_limit
+    if whole is not None and whole <= kept:
+        raise InputError(
+            f"--labeled: must be below data.train_limit, {whole}, so that images are left to be "
+            f"pseudo-labeled, got {kept}; choose fewer, or use more images."
+        )
     folder = f"labeled-{kept}"
     file = _labeled_by_teacher(study, fewer, folder, progress)
     more = [*fewer, f"data.unlabeled={str(file)!r}"]
