@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from multirobust.config import load_recipe
 from multirobust.data import CropFlip
 from multirobust.errors import ConfigError, DataError, InputError, RunError
-from multirobust.experiment import find_runs, load_data
+from multirobust.experiment import evaluate_run, find_runs, load_data
 from multirobust.experiment.workflow import prepare, train_all
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 1), dtype=np.uint8)
@@ -46,6 +47,23 @@ def test_a_run_is_trained_found_and_loaded_again_where_the_file_was_moved(tmp_pa
     moved = shutil.move(path, tmp_path / "moved.npz")
     (same,), _ = prepare(recipe(Path(moved)), tmp_path / "runs")
     assert same.trained
+
+
+def test_changed_test_images_are_evaluated_again(tmp_path):
+    path = write(tmp_path / "mine.npz")
+    few = [f"evaluation.attack.{norm}.steps=1" for norm in ("linf", "l2", "l1")]
+    runs, data = prepare(recipe(path, *few), tmp_path / "runs")
+    train_all(runs, data)
+    lines: list[str] = []
+    first = evaluate_run(runs[0], data, report=lines.append)
+    again = evaluate_run(runs[0], data, report=lines.append)
+    assert lines.count("already evaluated with these settings") == 1
+    assert again == first
+    others = replace(data, test=data.test.subset(range(len(data.test) - 1, -1, -1)))
+    changed = evaluate_run(runs[0], others, report=lines.append)
+    assert any("the images are others" in line for line in lines)
+    assert changed.labels.tolist() == others.test.labels.tolist()
+    assert changed.manifest["split_digest"] != first.manifest["split_digest"]
 
 
 def test_changed_training_images_are_refused(tmp_path):

@@ -26,7 +26,7 @@ from multirobust.evaluation.suites import MODES, Suite
 from multirobust.provenance import provenance
 from multirobust.threats import Threat
 
-__all__ = ["evaluate_suite", "facts_of", "refuse_findings"]
+__all__ = ["evaluate_suite", "facts_of", "refuse_findings", "split_digest"]
 
 
 def evaluate_suite(
@@ -167,9 +167,14 @@ def facts_of(model: nn.Module, split: Split) -> dict[str, Any]:
     return {
         "images": len(split),
         "shape": list(split.images.shape[1:]),
-        "split_digest": _digest(split.images, split.labels),
+        "split_digest": split_digest(split),
         "model_digest": _digest(*model.state_dict().values()),
     }
+
+
+def split_digest(split: Split) -> str:
+    """Return the SHA-256 of the pixels and labels."""
+    return _digest(split.images, split.labels)
 
 
 def refuse_findings(found: Sequence[Mapping[str, str]]) -> None:

@@ -16,7 +16,7 @@ from multirobust.config import Recipe
 from multirobust.data import Data, Split
 from multirobust.errors import DataError, InputError
 from multirobust.evaluation import EvaluationDisplay, Outcomes, Shard
-from multirobust.evaluation.evaluate import refuse_findings
+from multirobust.evaluation.evaluate import refuse_findings, split_digest
 from multirobust.experiment.building import (
     build_defense,
     build_model,
@@ -156,7 +156,7 @@ def evaluate_run(
         "recipe": run.recipe.model_dump(mode="json", exclude_none=True),
     }
     count = min(recipe.evaluation.limit or len(images), len(images))
-    known = _known(folder, manifest, count, report)
+    known = _known(folder, manifest, images.first(count), report)
     if known is None or (save_images and not (folder / "adversarial").is_dir()):
         device = training.choose_device(recipe.training.device)
         known = evaluate_and_save(
@@ -277,7 +277,7 @@ def _settings(recipe: Recipe, split: str, seed: int, shard: Shard | None = None)
 
 
 def _known(
-    folder: Path, manifest: dict[str, Any], count: int, report: Callable[[str], None]
+    folder: Path, manifest: dict[str, Any], images: Split, report: Callable[[str], None]
 ) -> Outcomes | None:
     """Return stored outcomes of the same weights, settings and images, if there are any."""
     if not (folder / "outcomes.json").is_file():
@@ -289,7 +289,10 @@ def _known(
         return None
     facts = ("data", "weights", "evaluation")
     same = all(known.manifest.get(fact) == manifest[fact] for fact in facts)
-    if not same or known.manifest.get("images") != count:
+    if not same or known.manifest.get("images") != len(images):
+        return None
+    if known.manifest.get("split_digest") != split_digest(images):
+        report("evaluated again, since the images are others than those of the stored outcomes")
         return None
     report("already evaluated with these settings")
     return known
