@@ -9,7 +9,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from training_runs import all_options, leaves, outcome, recipe, small_cnn, small_digits, train
+from training_runs import (
+    StopAt,
+    all_options,
+    leaves,
+    outcome,
+    recipe,
+    small_cnn,
+    small_digits,
+    train,
+)
 
 from multirobust import defenses
 from multirobust.attacks import attacking
@@ -114,17 +123,6 @@ def test_attacks_raise_the_loss_of_the_true_labels():
         with smoothed_labels(0.5):
             smooth = defense.craft(model, batch)
     assert plain.equal(smooth)
-
-
-class StopAt:
-    """A `stop` that says so after some steps of this process."""
-
-    def __init__(self, steps: int):
-        self.left = steps
-
-    def __call__(self) -> bool:
-        self.left -= 1
-        return self.left == 0
 
 
 @pytest.mark.parametrize("steps", [(1, 3), (2, 4), (8,)])

@@ -6,22 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
-from training_runs import STEPS_AN_EPOCH, outcome, train
+from training_runs import STEPS_AN_EPOCH, StopAt, outcome, train
 
 from multirobust.defenses import DEFENSES
 from multirobust.errors import CheckpointError, Interrupted
 from multirobust.training import load_checkpoint, save_checkpoint
-
-
-class StopAt:
-    """A `stop` that says so after some steps of this process."""
-
-    def __init__(self, steps: int):
-        self.left = steps
-
-    def __call__(self) -> bool:
-        self.left -= 1
-        return self.left == 0
 
 
 @pytest.mark.parametrize("defense", sorted(DEFENSES))

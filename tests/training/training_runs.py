@@ -102,3 +102,14 @@ def outcome(folder: Path) -> dict[str, Any]:
     content.pop("seconds")
     content.get("selection", {}).pop("seconds", None)
     return leaves(content) | {"metrics.jsonl": (folder / "metrics.jsonl").read_bytes()}
+
+
+class StopAt:
+    """A `stop` that says so after some steps of this process."""
+
+    def __init__(self, steps: int):
+        self.left = steps
+
+    def __call__(self) -> bool:
+        self.left -= 1
+        return self.left == 0

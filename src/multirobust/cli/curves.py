@@ -199,22 +199,17 @@ def _known(
 
 
 def _write(found: Mapping[str, Curves], output: Path) -> None:
-    from multirobust.analysis.curves import CurveLine, CurvePanel, curves_figure
+    from multirobust.analysis import curves_figure
+    from multirobust.experiment.robustness import curve_panels
     from multirobust.experiment.runs import to_json
     from multirobust.files import atomic_write_together
 
-    norms = dict.fromkeys(norm for curves in found.values() for norm in curves.norms)
-    panels = []
-    for norm in norms:
-        having = {name: curves for name, curves in found.items() if norm in curves.norms}
-        lines = tuple(CurveLine(name, *curves.points(norm)) for name, curves in having.items())
-        panels.append(CurvePanel(norm, next(iter(having.values())).benchmark(norm), lines))
     numbers = {
         "format": "multirobust curves",
         "version": 1,
         "models": {name: _numbers(curves) for name, curves in found.items()},
     }
-    drawn = curves_figure(panels, form="png")
+    drawn = curves_figure(curve_panels(found), form="png")
     files = [(output / "curves.png", drawn), (output / "curves.json", to_json(numbers))]
     atomic_write_together(files)
 
