@@ -17,6 +17,10 @@ class PassMeter:
     logits, whether it goes on to the input, to the weights or to both. A second derivative passes
     the logits again and counts again.
 
+    Args:
+        model: The model.
+        others: Modules that do the same without calling the model, such as its compiled form.
+
     >>> meter = PassMeter(nn.Flatten())
     >>> with meter:
     ...     _ = meter.model(torch.ones(5, 1, 2, 2))
@@ -24,13 +28,14 @@ class PassMeter:
     (5, 0)
     """
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: nn.Module, *others: nn.Module):
         self.model = model
+        self._models = (model, *others)
         self.forwards = 0
         self.backwards = 0
 
     def __enter__(self) -> PassMeter:
-        self._handle = self.model.register_forward_hook(self._forward)
+        self._handles = [m.register_forward_hook(self._forward) for m in self._models]
         return self
 
     def __exit__(
@@ -39,7 +44,8 @@ class PassMeter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._handle.remove()
+        for handle in self._handles:
+            handle.remove()
 
     def _forward(self, module: nn.Module, inputs: tuple[Any, ...], logits: Tensor) -> None:
         images = len(inputs[0])

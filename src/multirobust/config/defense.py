@@ -23,6 +23,8 @@ class DefenseConfig(Section):
         conditioning: What the generator sees: "noise_and_image", g(z, x) of Eq. 6, or "noise".
         generator_optimizer: "gradient_descent" (Eq. 10) or "sgd" with momentum and weight decay.
         meta_mode: How the exact meta-gradient is computed.
+        meta_share: Share of the batch that the generator's step looks at.
+        meta_every: Steps of the classifier for one of the generator.
         trades_beta: Weight of the TRADES regularizer.
         msd_steps: Steps of multi steepest descent.
         msd_linf, msd_l2, msd_l1: Its step sizes.
@@ -51,6 +53,8 @@ class DefenseConfig(Section):
     conditioning: Literal["noise_and_image", "noise"] = "noise_and_image"
     generator_optimizer: Literal["gradient_descent", "sgd"] = "gradient_descent"
     meta_mode: Literal["mixed_vjp", "unrolled", "forward_over_reverse"] = "mixed_vjp"
+    meta_share: Annotated[float, Field(gt=0, le=1, strict=True)] = 1.0
+    meta_every: Count = 1
     trades_beta: NonNegative = 6.0
     msd_steps: Count = 20
     msd_linf: Positive = 1 / 255

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal, final
@@ -19,6 +20,7 @@ from multirobust.defenses.consistency import (
     consistency_loss,
     draw_adversarial,
 )
+from multirobust.errors import InputError
 from multirobust.metagrad import call_with, meta_gradient
 from multirobust.models import NoiseGenerator
 from multirobust.threats import L2, Threat
@@ -69,6 +71,12 @@ class MNGAC(Defense[ConsistencyViews]):
         momentum: Of the generator's SGD. 0 is Eq. 10; the published code has 0.9.
         weight_decay: Of the generator's SGD. 0 is Eq. 10; the published code has 5e-4.
         meta_mode: See `metagrad.meta_gradient`; all modes give the same gradient.
+        meta_share: Share of the batch that the generator's step looks at, in (0, 1]: its first
+            images, which are as random as any.
+        meta_every: Steps of the classifier for one of the generator.
+
+    Raises:
+        InputError: If meta_share or meta_every is out of range.
     """
 
     def __init__(
@@ -81,9 +89,19 @@ class MNGAC(Defense[ConsistencyViews]):
         momentum: float = 0.0,
         weight_decay: float = 0.0,
         meta_mode: MetaMode = "mixed_vjp",
+        meta_share: float = 1.0,
+        meta_every: int = 1,
     ):
         super().__init__()
         check_settings("MNGAC", sampler, forward)
+        if not 0 < meta_share <= 1:
+            raise InputError(
+                f"MNGAC: meta_share must be a share of the batch in (0, 1], got {meta_share!r}."
+            )
+        if meta_every < 1:
+            raise InputError(f"MNGAC: meta_every must be at least 1 step, got {meta_every!r}.")
+        self.meta_share, self.meta_every = meta_share, meta_every
+        self.steps = 0
         self.sampler = sampler
         self.noise = noise
         self.beta = beta
@@ -113,15 +131,41 @@ class MNGAC(Defense[ConsistencyViews]):
         projection.
         """
         generator = generator or torch.Generator(batch.x.device).manual_seed(0)
-        noise = self.noise(self.noise.draw(batch.x, generator), batch.x)
-        x_aug = views.threat.project(batch.x + noise, batch.x)
-        image_gradient = self._image_gradient(model, batch, x_aug, views.x_adv, lr)
+        threat, terms = views.threat, {}
+        if self.steps % self.meta_every == 0:
+            count = max(round(self.meta_share * len(batch.x)), min(2, len(batch.x)))
+            rate = torch.full((), lr, dtype=batch.x.dtype, device=batch.x.device)
+            inputs = (batch.x[:count], batch.y[:count], views.x_adv[:count], rate)
+            work = functools.partial(self._gradients, model, threat)
+            gradients, terms = self.run(("meta", threat), work, inputs, generator)
+            self._learner.step(gradients, lr)
+        self.steps += 1
+        work = functools.partial(self._augmented, threat)
+        return replace(
+            views, x_aug=self.run(("noise", threat), work, (batch.x,), generator), terms=terms
+        )
+
+    def _gradients(
+        self,
+        model: nn.Module,
+        threat: Threat,
+        x: Tensor,
+        y: Tensor,
+        x_adv: Tensor,
+        lr: Tensor,
+        *,
+        generator: torch.Generator | None,
+    ) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
+        """Return the gradient of Eq. 10 by the generator's parameters, and what to report of it."""
+        noise = self.noise(self.noise.draw(x, generator), x)
+        x_aug = threat.project(x + noise, x)
+        image_gradient = self._image_gradient(model, y, x_aug, x_adv, lr)
         (noise_gradient,) = torch.autograd.grad(x_aug, noise, image_gradient, retain_graph=True)
         gradients = torch.autograd.grad(noise, self._learner.parameters, noise_gradient)
-        self._learner.step(gradients, lr)
-        live = (noise_gradient != 0).float().mean()
-        fresh = self.augment(batch.x, views.threat, generator)
-        return replace(views, x_aug=fresh, terms={"live_gradient": live})
+        return gradients, {"live_gradient": (noise_gradient != 0).float().mean()}
+
+    def _augmented(self, threat: Threat, x: Tensor, *, generator: torch.Generator | None) -> Tensor:
+        return self.augment(x, threat, generator)
 
     @torch.no_grad()
     def augment(self, x: Tensor, threat: Threat, generator: torch.Generator | None) -> Tensor:
@@ -129,16 +173,16 @@ class MNGAC(Defense[ConsistencyViews]):
         return threat.project(x + self.noise(self.noise.draw(x, generator), x), x)
 
     def _image_gradient(
-        self, model: nn.Module, batch: Batch, x_aug: Tensor, x_adv: Tensor, lr: float
+        self, model: nn.Module, y: Tensor, x_aug: Tensor, x_adv: Tensor, lr: Tensor
     ) -> Tensor:
         """Return the gradient of the adversarial loss after one step on x_aug, by x_aug."""
         theta = {name: p.detach().requires_grad_() for name, p in model.named_parameters()}
 
         def inner(theta: Mapping[str, Tensor], phi: tuple[Tensor, ...]) -> Tensor:
-            return cross_entropy(call_with(model, theta, phi[0]), batch.y)
+            return cross_entropy(call_with(model, theta, phi[0]), y)
 
         def outer(theta: Mapping[str, Tensor]) -> Tensor:
-            return cross_entropy(call_with(model, theta, x_adv), batch.y)
+            return cross_entropy(call_with(model, theta, x_adv), y)
 
         with attacking(model, "batch"):
             leaf = x_aug.detach().requires_grad_()
@@ -150,12 +194,13 @@ class MNGAC(Defense[ConsistencyViews]):
         return consistency_loss(model, batch, views, beta=self.beta, forward=self.forward_mode)
 
     def get_extra_state(self) -> dict[str, Any]:
-        """Return the state of the generator's optimizer."""
-        return {"learner": self._learner.optimizer.state_dict()}
+        """Return the state of the generator's optimizer, and the steps taken."""
+        return {"learner": self._learner.optimizer.state_dict(), "steps": self.steps}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Restore what `get_extra_state` returned."""
         self._learner.optimizer.load_state_dict(state["learner"])
+        self.steps = state.get("steps", 0)
 
 
 @final

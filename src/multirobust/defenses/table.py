@@ -141,6 +141,8 @@ def _mng_ac(parts: Ingredients, sampler: Sampler | None = None) -> Defense:
         momentum=0.9 if sgd else 0.0,
         weight_decay=5e-4 if sgd else 0.0,
         meta_mode=config.meta_mode,
+        meta_share=config.meta_share,
+        meta_every=config.meta_every,
     )
 
 

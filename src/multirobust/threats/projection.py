@@ -22,6 +22,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from multirobust.threats.fused import fused_projection, is_fusible
 from multirobust.threats.quick import is_plain, quick_l2
 from multirobust.threats.roots import minus, positive, scale_for_l2, threshold_for_l1
 from multirobust.types import Images
@@ -120,6 +121,10 @@ def _project(
     dtype, shape = work_dtype(x_adv, x), x_adv.shape
     x_adv, x = x_adv.to(dtype).flatten(1), x.to(dtype).flatten(1)
     r = _column(radius, x).flatten(1)
+    if is_fusible(x_adv, x):
+        name = "l2" if norm is _norm_l2 else "l1"
+        limits = {"inside": _INSIDE, "farthest": _FARTHEST}
+        return fused_projection(x_adv, x, r, norm=name, **limits).reshape(shape)
     boxed = x_adv.clamp(0, 1)
     start = norm((boxed - x).detach())
     inside = start <= r * _INSIDE

@@ -11,11 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from multirobust.attacks import PassMeter, attacking
+from multirobust.attacks import attacking
 from multirobust.data import Batch, Loader
-from multirobust.defenses import Loss
-from multirobust.defenses.base import smoothed_labels
 from multirobust.errors import CheckpointError, Interrupted, TrainingError
+from multirobust.training.acceleration import Acceleration
 from multirobust.training.averages import Averages
 from multirobust.training.checkpoint import load_checkpoint, save_checkpoint
 from multirobust.training.job import Job
@@ -36,7 +35,7 @@ class Loop:
         config = job.config
         self.job = job
         self.model = job.model
-        self.runtime = Runtime(config.device, config.precision)
+        self.runtime = Runtime(config.device, config.precision, config.memory_format)
         self.defense: Any = self.runtime.place(job.defense)
         self.sgd = torch.optim.SGD(
             self.runtime.place(job.model).parameters(),
@@ -55,7 +54,8 @@ class Loop:
         )
         self.steps = config.epochs * len(self.loader)
         self.schedule = Triangular(self.steps, config.peak_lr, config.peak_at)
-        self.meter = PassMeter(job.model)
+        self.faster = Acceleration(job.model, self.defense, config, self.runtime)
+        self.meter = self.faster.meter
         self.averages = Averages()
         self.ema = WeightAverage(self.model, config.ema) if config.ema else None
         self.selection = None
@@ -114,12 +114,10 @@ class Loop:
         model.train()
         with runtime.autocast():
             with attacking(model, self.job.batch_norm):
-                views = defense.craft(model, batch, generator=generator)
+                views = defense.craft(self.faster.model, batch, generator=generator)
             views = defense.adapt(model, batch, views, lr=self.lr, generator=generator)
-            with smoothed_labels(self.job.config.label_smoothing):
-                loss: Loss = defense.loss(self.wrapped, batch, views)
         self.sgd.zero_grad(set_to_none=True)
-        runtime.backward(loss.total)
+        loss = self.faster.descend(self.wrapped, batch, views)
         terms = {"loss": loss.total, **loss.terms, **self._clip()}
         self.stepper.step()
         self.averages.add(terms)

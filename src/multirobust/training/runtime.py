@@ -41,10 +41,15 @@ class Runtime:
     Args:
         device: "auto", "cpu" or "cuda".
         precision: "32-true", "bf16-mixed" or "64-true".
+        memory_format: "contiguous", "channels_last", or "auto": channels_last on CUDA only.
     """
 
-    def __init__(self, device: str = "auto", precision: str = "32-true"):
+    def __init__(
+        self, device: str = "auto", precision: str = "32-true", memory_format: str = "auto"
+    ):
         chosen = choose_device(device)
+        last = memory_format == "channels_last" or (memory_format, chosen.type) == ("auto", "cuda")
+        self.memory_format = torch.channels_last if last else torch.contiguous_format
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
             from lightning_fabric import Fabric
@@ -69,7 +74,10 @@ class Runtime:
 
     def place(self, module: nn.Module) -> nn.Module:
         """Move a module that Fabric does not wrap, such as a defense, to the device."""
-        return module.to(device=self.device, dtype=self.dtype)
+        module = module.to(device=self.device, dtype=self.dtype)
+        if self.memory_format == torch.contiguous_format:
+            return module
+        return module.to(memory_format=self.memory_format)  # pyright: ignore[reportCallIssue]
 
     def batch(self, batch: Batch) -> Batch:
         """Return the batch in the precision of the parameters."""
