@@ -8,6 +8,7 @@ waits for before the last step is queued.
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import statistics
 import time
@@ -26,7 +27,16 @@ from multirobust.errors import Interrupted
 from multirobust.training import Silent
 from multirobust.training.loop import Loop
 
-__all__ = ["Needs", "Rotation", "Times", "arms_of", "held", "measure", "rotate"]
+__all__ = [
+    "Needs",
+    "Rotation",
+    "Times",
+    "arms_of",
+    "held",
+    "measure",
+    "rotate",
+    "warm_rounds",
+]
 
 TRAINING_PASSES = {
     "trades": 2,
@@ -203,7 +213,7 @@ class Times:
 
 
 def measure(loop: Loop, *, repeats: int, passes: int, deadline: Deadline) -> Times:
-    """Time steps and bare passes in turn, after one untimed round.
+    """Time steps and bare passes in turn, after untimed rounds.
 
     Args:
         loop: A training whose attacks rotate; see `rotate`.
@@ -213,11 +223,17 @@ def measure(loop: Loop, *, repeats: int, passes: int, deadline: Deadline) -> Tim
     """
     clock, arms = Clock(loop.runtime.device), arms_of(loop.job.defense)
     times = Times(arms)
-    if _round(loop, Times(arms), passes, clock, deadline):
+    warm = (_round(loop, Times(arms), passes, clock, deadline) for _ in range(warm_rounds(loop)))
+    if all(warm):
         for _ in range(repeats):
             if deadline.lap() or not _round(loop, times, passes, clock, deadline):
                 break
     return times
+
+
+def warm_rounds(loop: Loop) -> int:
+    """Return how many rounds go by before a step is what it stays: replayed, if it is."""
+    return 3 if loop.faster.replays.enabled else 1
 
 
 def _round(loop: Loop, times: Times, passes: int, clock: Clock, deadline: Deadline) -> bool:
@@ -263,24 +279,27 @@ def _steps(loop: Loop, times: Times, clock: Clock, deadline: Deadline) -> bool:
 
 
 def _bare(loop: Loop, passes: int, clock: Clock) -> dict[str, float]:
-    """Return the seconds of each bare pass on one batch, in the precision of the loop."""
-    model, parameters = loop.model, tuple(loop.model.parameters())
+    """Return the seconds of each bare pass on one batch, as the loop makes its passes.
+
+    In its precision, compiled and replayed if the loop's are.
+    """
+    model, replays = loop.faster.model, loop.faster.replays
+    parameters = tuple(loop.model.parameters())
     batch = loop.runtime.batch(next(iter(loop.loader.epoch(0))))
-    x, y = batch.x, batch.y
 
-    def forward() -> None:
+    def forward(x: Tensor, y: Tensor, *, generator: None) -> Tensor:
         with torch.no_grad():
-            model(x)
+            return model(x)
 
-    def loss(images: Tensor) -> Tensor:
+    def loss(images: Tensor, y: Tensor) -> Tensor:
         return F.cross_entropy(model(images).float(), y)
 
-    def input_gradient() -> None:
+    def input_gradient(x: Tensor, y: Tensor, *, generator: None) -> Tensor:
         images = x.detach().requires_grad_()
-        torch.autograd.grad(loss(images), images)
+        return torch.autograd.grad(loss(images, y), images)[0]
 
-    def training() -> None:
-        torch.autograd.grad(loss(x), parameters)
+    def training(x: Tensor, y: Tensor, *, generator: None) -> Tensor:
+        return torch.autograd.grad(loss(x, y), parameters)[-1]
 
     model.train()
     seconds = {}
@@ -288,13 +307,17 @@ def _bare(loop: Loop, passes: int, clock: Clock) -> dict[str, float]:
         for kind in (forward, input_gradient, training):
             for parameter in parameters:
                 parameter.requires_grad_(kind is not input_gradient)
-            seconds[kind.__name__] = _mean_time(kind, passes, clock)
+            key = ("bare", kind.__name__, torch.backends.cudnn.benchmark)
+            run = functools.partial(replays, key, kind, (batch.x, batch.y))
+            for _ in range(warm_rounds(loop) - 1):
+                run()
+            seconds[kind.__name__] = _mean_time(run, passes, clock)
     for parameter in parameters:
         parameter.requires_grad_()
     return seconds
 
 
-def _mean_time(run: Callable[[], None], passes: int, clock: Clock) -> float:
+def _mean_time(run: Callable[[], Any], passes: int, clock: Clock) -> float:
     run()
     start = clock.mark()
     for _ in range(passes):

@@ -44,6 +44,9 @@ EPOCHS = 1000
 """Length of the pretended training: so long that no step leaves the foot of the schedule."""
 
 
+MOST_WARM_ROUNDS = 3
+
+
 class Case(NamedTuple):
     """What is timed."""
 
@@ -141,7 +144,7 @@ def _loop(case: Case, options: argparse.Namespace) -> Loop:
     recipe = load_recipe(options.recipe, [*options.set, f"model.name={case.model}"])
     defense = defenses.build(case.defense, recipe, channels=3)
     rotate(defense)
-    steps = (options.repeats + 1) * (len(arms_of(defense)) + 1)
+    steps = (options.repeats + MOST_WARM_ROUNDS) * (len(arms_of(defense)) + 1)
     data = _random_data((steps + 1) * options.batch, options.size)
     return Loop(
         Job(
