@@ -129,6 +129,7 @@ def test_a_step_outside_the_epoch_is_refused_at_once(epoch, start):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 def test_on_a_gpu_no_batch_waits_for_the_device():
     batches = loader(device="cuda").epoch(0)
     first = next(batches)

@@ -180,6 +180,7 @@ def test_compiled_training_on_a_gpu_ends_near_the_plain_one():
 
 @pytest.mark.gpu
 @needs_cuda
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 def test_an_attack_waits_for_nothing_on_a_gpu():
     model = small_cnn().cuda()
     x, y = torch.rand(4, 1, 8, 8, device="cuda"), torch.arange(4, device="cuda")

@@ -75,8 +75,8 @@ def fused_projection(
 
 
 def _kernel() -> tuple[Any, Any]:
-    import triton
+    import triton  # pyright: ignore[reportMissingImports]
 
-    from multirobust.threats.kernels import project_rows
+    from multirobust.kernels import project_rows
 
     return project_rows, triton.next_power_of_2

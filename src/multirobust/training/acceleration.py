@@ -150,10 +150,10 @@ class Acceleration:
             batch: The clean batch.
             views: What the defense made of it.
         """
-        model = wrapped if self.model is self._classifier else self.model
         if self.replays.enabled:
-            return self._replayed(model, batch, views)
-        loss = self._loss(model, batch, views)
+            return self._replayed(self.model, batch, views)
+        plain = self.model is self._classifier
+        loss = self._loss(wrapped if plain else self.model, batch, views)
         self._runtime.backward(loss.total)
         return loss
 

@@ -1,4 +1,4 @@
-"""The Triton kernel of `fused`: one program projects one image. Importing it needs Triton."""
+"""The Triton kernel of `threats.fused`: a program projects an image. Importing it needs Triton."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def project_rows(
 ):
     """Project row `program_id` of x_adv onto the ball of radius r around that of x, within [0, 1].
 
-    See `projection` for the two equations; the rounding is that of its PyTorch form.
+    See `threats.projection` for the two equations; the rounding is that of its PyTorch form.
     """
     row = tl.program_id(0).to(tl.int64)
     offsets = tl.arange(0, BLOCK)
