@@ -78,7 +78,13 @@ def evaluate_external(
     recipe = _recipe(data, overrides)
     shard = shard or Shard()
     settings, limit = _settings(recipe, shard, seed), recipe.evaluation.limit
-    split = datasets.load_split(data, folder=data_folder or recipe.data.folder, limit=limit)
+    options_of = datasets.options_of(data) if data in datasets.DATASETS else ()
+    split = datasets.load_split(
+        data,
+        folder=data_folder or recipe.data.folder,
+        download=recipe.data.download and "download" in options_of,
+        limit=limit,
+    )
     classifier = load_external(model, weights=weights, options=options)
     name = name or _short(model)
     folder = output or _default_folder(name, data, shard, settings)

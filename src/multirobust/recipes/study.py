@@ -19,7 +19,7 @@ from multirobust.experiment import (
     result_of,
     train_all,
 )
-from multirobust.experiment.building import pinned
+from multirobust.experiment.building import check_corruptions, pinned
 from multirobust.experiment.unlabeled import with_unlabeled
 from multirobust.recipes.progress import Progress
 from multirobust.recipes.reproduction import Reproduction, RowOf
@@ -98,6 +98,7 @@ class Study:
                 *changes,
             ]
         )
+        check_corruptions(recipe)
         data = self._data(recipe.data)
         recipe = pinned(recipe, data)
         self._loaded[recipe.data] = data
