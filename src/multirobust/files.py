@@ -1,25 +1,37 @@
-"""Files that are written whole or not at all.
+"""Files and folders that are written whole or not at all.
 
 Bytes go to a temporary name in the same folder, reach the disk, and only then take the real name
-in one step: a crash, a kill or a full disk at any moment leaves the earlier file as it was.
+in one step: a crash, a kill or a full disk at any moment leaves the earlier file as it was. A
+folder that replaces another takes two steps; see `replace_folder`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
+import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
 from multirobust.errors import RunError
 
-__all__ = ["Content", "atomic_write", "atomic_write_together"]
+__all__ = [
+    "Content",
+    "atomic_write",
+    "atomic_write_together",
+    "replace_folder",
+    "restore_folder",
+]
 
 Content: TypeAlias = bytes | Callable[[BinaryIO], object]
 """The bytes of a file, or a function that writes them to the stream it is given."""
+
+ASIDE = ".old"
+"""How the name of a folder ends while another takes its place."""
 
 LEFTOVER_SECONDS = 3600.0
 """Age at which the temporary file of a writer that was killed may be removed."""
@@ -68,6 +80,81 @@ def atomic_write_together(files: Sequence[tuple[Path, Content]]) -> None:
         for temporary, _ in staged:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def replace_folder(folder: Path, *, keep: Callable[[str], bool]) -> Iterator[Path]:
+    """Give an empty folder that takes the name of another when the block ends without an error.
+
+    The earlier folder is moved aside, the new one takes its name, and only then the earlier one is
+    removed. If anything fails, the earlier one is there as it was. A kill between the two renames
+    leaves it aside, where `restore_folder` finds it.
+
+    Args:
+        folder: What is replaced, or made; the folder that it lies in must exist.
+        keep: Whether a file or folder in the earlier one, by its name, is copied into the new one.
+
+    Raises:
+        RunError: If the operating system refuses.
+    """
+    folder = folder.resolve()
+    staged = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with _naming(folder):
+            staged.mkdir()
+        yield staged
+        with _naming(folder):
+            if folder.is_dir():
+                _copy_kept(folder, staged, keep)
+            _flush_folder(staged)
+            _swap(staged, folder)
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+
+
+def restore_folder(folder: Path) -> None:
+    """Give a folder its name back if a replacement of it was killed before its end.
+
+    Raises:
+        RunError: If the operating system refuses.
+    """
+    folder = folder.resolve()
+    ours = re.compile(rf"\.{re.escape(folder.name)}\.[0-9a-f]{{8}}{re.escape(ASIDE)}")
+    with _naming(folder):
+        around = folder.parent.iterdir() if folder.parent.is_dir() else ()
+        aside = [path for path in around if ours.fullmatch(path.name)]
+        aside.sort(key=lambda path: path.stat().st_mtime)
+        if aside and not folder.exists():
+            os.rename(aside.pop(), folder)
+    for path in aside:  # replaced, but not removed yet
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _copy_kept(old: Path, new: Path, keep: Callable[[str], bool]) -> None:
+    shutil.copymode(old, new)
+    for path in sorted(old.iterdir()):
+        if not keep(path.name):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.copytree(path, new / path.name, symlinks=True)
+        else:
+            shutil.copy2(path, new / path.name, follow_symlinks=False)
+
+
+def _swap(staged: Path, folder: Path) -> None:
+    aside = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}{ASIDE}")
+    there = folder.exists()
+    if there:
+        os.rename(folder, aside)
+    try:
+        os.rename(staged, folder)
+    except BaseException:
+        if there:
+            os.rename(aside, folder)
+        raise
+    _flush_folder(folder.parent)
+    if there:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _write_through(temporary: Path, data: Content) -> None:

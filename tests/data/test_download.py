@@ -98,18 +98,32 @@ def tar(members: dict[str, bytes], *, link: str | None = None) -> bytes:
 
 
 def test_unpacking_writes_the_named_files_and_nothing_else(tmp_path):
-    members = {"folder/a": b"A", "../escaped": b"E", "/absolute/b": b"B", "folder/other": b"O"}
+    members = {"folder/a": b"A", "../escaped": b"E", "/absolute/c": b"C", "b": b"B"}
     (tmp_path / "x.tar.gz").write_bytes(tar(members, link="/etc/passwd"))
     inner = tmp_path / "deep" / "inner"
-    unpack(tmp_path / "x.tar.gz", inner, {"a", "b", "escaped", "linked"})
-    assert {p.name: p.read_bytes() for p in inner.iterdir()} == {
-        "a": b"A",
-        "b": b"B",
-        "escaped": b"E",
-    }
-    assert sorted(p.name for p in tmp_path.rglob("*")) == sorted(
-        ["x.tar.gz", "deep", "inner", "a", "b", "escaped"]
-    )
+    unpack(tmp_path / "x.tar.gz", inner, {"a", "b"})
+    assert {p.name: p.read_bytes() for p in inner.iterdir()} == {"a": b"A", "b": b"B"}
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["a", "b", "deep", "inner", "x.tar.gz"]
+
+
+@pytest.mark.parametrize(
+    ("members", "link", "problem"),
+    [
+        ({"folder/a": b"A", "../b": b"B"}, None, "leads out of its folder"),
+        ({"folder/a": b"A", "folder/../../b": b"B"}, None, "leads out of its folder"),
+        ({"folder/a": b"A", "/absolute/b": b"B"}, None, "has an absolute path"),
+        ({"folder/a": b"A", "other/a": b"B"}, None, "is there twice"),
+        ({"folder/a": b"A"}, "/etc/passwd", "is a link or no file"),
+    ],
+    ids=["above", "above within", "absolute", "twice", "link"],
+)
+def test_a_hostile_member_is_refused_before_anything_is_written(tmp_path, members, link, problem):
+    (tmp_path / "x.tar.gz").write_bytes(tar(members, link=link))
+    inner = tmp_path / "deep" / "inner"
+    with pytest.raises(DataError, match=f"{problem}, so this is not the published archive"):
+        unpack(tmp_path / "x.tar.gz", inner, {"a", "b", "linked"})
+    assert list(inner.iterdir()) == []
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["deep", "inner", "x.tar.gz"]
 
 
 def test_a_broken_archive_is_one_clear_error_and_leaves_no_half_file(tmp_path):

@@ -14,7 +14,7 @@ import multirobust as mr
 from multirobust import evaluation
 from multirobust.config import load_recipe
 from multirobust.data import Split, digits, list_images
-from multirobust.errors import InputError
+from multirobust.errors import DataError, InputError
 from multirobust.evaluation import Outcomes, Shard, State, audit_model, load, merge
 from multirobust.experiment.external import evaluate_external
 from multirobust.models.external import load_external
@@ -231,3 +231,26 @@ def test_merged_shards_are_the_whole_and_are_read_back_as_such(nearest, tmp_path
     never()
     again, _ = evaluated(nearest, overrides=overrides, output=tmp_path / "joined")
     assert again == joined
+
+
+@pytest.mark.parametrize(
+    ("data", "override", "asked"),
+    [
+        ("cifar10", "data.download=true", True),
+        ("cifar10", "data.download=false", False),
+        ("digits", "data.download=true", False),
+    ],
+)
+def test_a_data_set_is_downloaded_if_the_recipe_says_so(
+    nearest, monkeypatch, data, override, asked
+):
+    said = []
+
+    def load_split(spec, *, download, **options):
+        said.append(download)
+        raise DataError("not there")
+
+    monkeypatch.setattr("multirobust.data.load_split", load_split)
+    with pytest.raises(DataError, match="not there"):
+        evaluated(nearest, data, (override,))
+    assert said == [asked]

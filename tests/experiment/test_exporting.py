@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import re
 import shutil
 import sys
@@ -91,6 +92,32 @@ def test_an_export_is_replaced_by_the_same_run_and_keeps_no_stale_file(run, data
     assert again.folder == exported
     assert {path.name for path in exported.iterdir()} == set(again.files)
     assert "model.onnx" not in again.files
+
+
+def test_an_export_that_fails_at_the_last_step_leaves_the_earlier_one_whole(
+    run, data, exported, monkeypatch
+):
+    (exported / ".git").mkdir()
+    (exported / ".git" / "HEAD").write_text("ref")
+    (exported / "model.onnx").write_bytes(b"of the earlier export")
+    before = {path: path.read_bytes() for path in exported.rglob("*") if path.is_file()}
+    rename = os.rename
+
+    def refuse(source, target):
+        if Path(target) == exported and source.suffix == ".tmp":
+            raise OSError(28, "No space left on device")
+        rename(source, target)
+
+    monkeypatch.setattr("multirobust.files.os.rename", refuse)
+    with pytest.raises(RunError, match="No space left on device"):
+        export_run(run, data, license="mit")
+    assert {path: path.read_bytes() for path in exported.rglob("*") if path.is_file()} == before
+    monkeypatch.undo()
+    export_run(run, data, license="mit")
+    assert "mit" in (exported / "README.md").read_text()
+    assert (exported / ".git" / "HEAD").read_text() == "ref"
+    assert not (exported / "model.onnx").exists()
+    assert [path for path in run.folder.iterdir() if path.name.startswith(".export")] == []
 
 
 def test_a_foreign_folder_is_refused_and_stays_as_it_is(run, data, exported, tmp_path):

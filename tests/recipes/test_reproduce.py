@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from multirobust import catalog
 from multirobust.errors import DataError, InputError, Interrupted
-from multirobust.recipes import Progress, Study, load_reproduction, reproduce, scale_of
+from multirobust.recipes import (
+    Progress,
+    Reproduction,
+    Study,
+    load_reproduction,
+    reproduce,
+    scale_of,
+)
+from multirobust.training import read_start
 
 TOY = (
     "training.epochs=1",
@@ -111,6 +121,86 @@ def test_pseudo_labels_come_from_a_model_and_labeled_images_are_as_few_as_said(s
     assert set(facts) == {"standard-s0", "rst_linf-s0", "mng_ac-s0", "mng_ac_rst-s0"}
     assert {fact["train_images"] for fact in facts.values()} == {300}
     assert (folder / "pseudo-labels.npz").is_file()
+
+
+def fine_tuned(output: Path, **changes: object) -> Study:
+    """A table whose first row starts from its second, and that from its third."""
+    rows = (
+        {"name": "last", "defense": "e_at", "init_from": "middle"},
+        {"name": "middle", "defense": "adv_l1", "init_from": "first"},
+        {"name": "first", "defense": "adv_linf", "changes": ["training.epochs=2"]},
+    )
+    base = load_reproduction("table-3").model_dump(exclude={"published"})
+    table = Reproduction.model_validate({**base, "name": "tuned", "rows": rows})
+    return replace(study("table-3", output, suite="quick", **changes), reproduction=table)
+
+
+def test_a_row_that_starts_from_another_is_trained_after_it(tmp_path):
+    made = fine_tuned(tmp_path, seeds=(0, 1))
+    product = reproduce(made)
+    assert [(run.name, run.seed) for run in product.results] == [
+        (name, seed) for name in ("last", "middle", "first") for seed in (0, 1)
+    ]
+    place = made.folder
+    chain = {"from-middle": "from-first/adv_l1", "from-first": "training.epochs-2/adv_linf"}
+    for folder, source in chain.items():
+        for path in (place / folder).glob("*/training.json"):
+            facts, seed = json.loads(path.read_text("utf-8")), path.parent.name[-1]
+            assert facts["init_from"]["path"] == str(place / f"{source}-s{seed}")
+            weights = read_start(place / f"{source}-s{seed}").digest
+            assert facts["init_from"]["digest"] == weights
+    assert len(list(place.rglob("training.json"))) == 6
+    lines: list[str] = []
+    assert str(reproduce(fine_tuned(tmp_path, seeds=(0, 1)), Progress(tell=lines.append))) == str(
+        product
+    )
+    assert not [line for line in lines if "survive" in line]
+
+
+def test_a_chosen_row_trains_what_it_starts_from_and_shows_it_not(tmp_path):
+    product = reproduce(fine_tuned(tmp_path, defenses=("adv_l1",)))
+    assert [run.name for run in product.results] == ["middle"]
+    trained = {path.parent.name for path in tmp_path.rglob("training.json")}
+    assert trained == {"adv_l1-s0", "adv_linf-s0"}
+
+
+def test_an_interrupted_fine_tuning_goes_on_and_ends_as_an_uninterrupted_one(tmp_path):
+    reproduce(fine_tuned(tmp_path / "whole"))
+    for stops in (5, 2):
+        asked = iter([*[False] * stops, True])
+        with pytest.raises(Interrupted):
+            reproduce(
+                fine_tuned(tmp_path / "parts"), Progress(stop=lambda asked=asked: next(asked))
+            )
+    reproduce(fine_tuned(tmp_path / "parts"))
+    models = [sorted(folder.rglob("model.safetensors")) for folder in tmp_path.iterdir()]
+    assert len(models[0]) == len(models[1]) == 3
+    assert all(a.read_bytes() == b.read_bytes() for a, b in zip(*models, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ({"a": "b", "b": "a"}, "start from each other: a from b from a"),
+        ({"a": "a"}, "start from each other: a from a"),
+        ({"a": "bb", "b": None}, r"row 'a': init_from: Unknown row: 'bb'\. Did you mean 'b'\?"),
+    ],
+)
+def test_rows_that_start_from_each_other_or_from_none_are_refused(rows, words):
+    made = [{"name": n, "defense": "sat", "init_from": source} for n, source in rows.items()]
+    fields = {"name": "t", "title": "t", "kind": "comparison", "rows": made}
+    with pytest.raises(ValidationError, match=words):
+        Reproduction.model_validate(fields)
+
+
+def test_a_row_starts_from_one_that_trains_on_the_same_images():
+    rows = [
+        {"name": "a", "defense": "rst_linf", "unlabeled": True, "init_from": "b"},
+        {"name": "b", "defense": "trades"},
+    ]
+    fields = {"name": "t", "title": "t", "kind": "comparison", "rows": rows}
+    with pytest.raises(ValidationError, match="must be that of 'b', which trains without"):
+        Reproduction.model_validate(fields)
 
 
 def test_data_that_are_not_there_are_one_error_that_says_how_to_get_them(tmp_path):

@@ -104,7 +104,8 @@ class EvaluationConfig(Section):
             standing ("per_threat"), what all earlier ones left ("cascade"), or as is usual for the
             suite ("auto").
         severities: Levels of the attacks that no norm measures, from 1 on; None takes all.
-        corruptions: Folder of the published files of CIFAR-10-C; None computes corruptions.
+        corruptions: Folder of the published CIFAR-10-C, or one that holds it; with data.download
+            it is downloaded if it is missing. None computes corruptions.
     """
 
     suite: str = "quick"

@@ -13,7 +13,7 @@ from multirobust.checks import check_images, check_labels
 from multirobust.data.arrays import npz
 from multirobust.data.augmentation import Augmentation, CropFlip
 from multirobust.data.cifar10 import cifar10
-from multirobust.data.cifar10c import cifar10c, corrupted_images
+from multirobust.data.cifar10c import check_cifar10c, cifar10c, corrupted_images
 from multirobust.data.cifar100 import cifar100, cifar100_test
 from multirobust.data.datasets import Data, Split
 from multirobust.data.digits import digits
@@ -35,6 +35,7 @@ __all__ = [
     "Split",
     "Unlabeled",
     "build",
+    "check_cifar10c",
     "check_images",
     "check_labels",
     "cifar10",
@@ -163,7 +164,8 @@ def load_split(
     elif spec in EVALUATION_SETS:
         raise InputError(
             f"{spec} belongs to the suite corruptions: evaluate cifar10 with --suite corruptions "
-            "and --set evaluation.corruptions=FOLDER, the folder of its published files."
+            "and --set evaluation.corruptions=FOLDER, the folder of its published files; add "
+            "--set data.download=true to get them."
         )
     else:
         known = lookup_error("data set", spec, DATASETS)

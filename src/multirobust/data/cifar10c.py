@@ -12,22 +12,61 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from multirobust.data.datasets import Split
+from multirobust.data.download import download as fetch
+from multirobust.data.download import unpack
+from multirobust.data.places import ENVIRONMENT, folder_of
 from multirobust.errors import DataError, InputError, lookup_error
 
-__all__ = ["cifar10c", "corrupted_images"]
+__all__ = ["check_cifar10c", "cifar10c", "corrupted_images", "get_files"]
+
+FOLDER = "CIFAR-10-C"
+URL = "https://zenodo.org/records/2535967/files/CIFAR-10-C.tar"
+URL_MD5 = "56bf5dcef84df0e2308c6dcbcbbd8499"
+"""As Zenodo lists it for record 2535967; TorchUncertainty's reader has the same."""
 
 SEVERITIES = 5
+IMAGES = 10_000
 SHAPE = (32, 32, 3)
 LABELS = "labels"
-URL = "https://zenodo.org/records/2535967"
+CORRUPTIONS = (
+    "brightness",
+    "contrast",
+    "defocus_blur",
+    "elastic_transform",
+    "fog",
+    "frost",
+    "gaussian_blur",
+    "gaussian_noise",
+    "glass_blur",
+    "impulse_noise",
+    "jpeg_compression",
+    "motion_blur",
+    "pixelate",
+    "saturate",
+    "shot_noise",
+    "snow",
+    "spatter",
+    "speckle_noise",
+    "zoom_blur",
+)
+"""Those of the archive, a file each."""
+FILES = tuple(f"{name}.npy" for name in (LABELS, *CORRUPTIONS))
+
+_AGAIN = "delete it and pass download=True (data.download=true), or copy it again."
+_WAY_OUT = (
+    f"pass the folder that holds {FOLDER} (option `folder`, evaluation.corruptions of a recipe, or "
+    f"the environment variable {ENVIRONMENT}), or download=True (data.download=true) to get it "
+    f"from {URL}."
+)
 
 
 def cifar10c(
-    folder: str | os.PathLike[str],
+    folder: str | os.PathLike[str] | None,
     corruption: str,
     severity: int,
     *,
     test: Split | None = None,
+    download: bool = False,
 ) -> Split:
     """Read one corruption at one severity of the published CIFAR-10-C.
 
@@ -36,31 +75,36 @@ def cifar10c(
     Only the images that are asked for are read from disk.
 
     Args:
-        folder: Where the files are.
+        folder: Holds `CIFAR-10-C`, or is it. None means the folder that the environment variable
+            MULTIROBUST_DATA names, or else the user's cache.
         corruption: Name of a file, such as "fog".
         severity: 1 to 5.
         test: The clean split that the images belong to, to be compared by its labels; its first m
             images give the first m corrupted ones. None reads all.
+        download: Get the published archive (2.9 GB, and as much again while it is unpacked) into
+            the folder if a file is missing.
 
     Raises:
         InputError: If there is no such corruption or severity.
-        DataError: If a file is missing, truncated, of another shape or type, or labels differ.
+        DataError: If a file is missing, truncated, of another shape or type, labels differ, or the
+            files cannot be downloaded.
 
     References:
         Hendrycks and Dietterich, Benchmarking neural network robustness to common corruptions and
         perturbations, ICLR 2019.
     """
-    labels = _labels(Path(folder).expanduser())
+    root = _root(folder, download)
+    labels = _labels(root)
     if test is not None:
-        _check_labels(labels, test, Path(folder))
-    images = _images(Path(folder).expanduser(), corruption, severity, len(labels))
+        _check_labels(labels, test, root)
+    images = _images(root, corruption, severity, len(labels))
     count = len(labels) if test is None else len(test)
     pixels = torch.from_numpy(np.array(images[:count])).permute(0, 3, 1, 2).contiguous()
     return Split(pixels, torch.from_numpy(labels[:count]), source="cifar10")
 
 
 def corrupted_images(
-    folder: str | os.PathLike[str], corruption: str, severity: int, *, test: Split
+    folder: str | os.PathLike[str] | None, corruption: str, severity: int, *, test: Split
 ) -> Tensor:
     """Return the corrupted images of a clean split, uint8 (n, 3, 32, 32), on its device.
 
@@ -69,19 +113,53 @@ def corrupted_images(
     return cifar10c(folder, corruption, severity, test=test).images.to(test.images.device)
 
 
+def check_cifar10c(folder: str | os.PathLike[str] | None, *, download: bool = False) -> None:
+    """Make sure that every published file is there and of its form, without reading its pixels.
+
+    See `cifar10c` for arguments and errors.
+    """
+    root = _root(folder, download)
+    count = len(_labels(root))
+    for corruption in CORRUPTIONS:
+        _images(root, corruption, 1, count)
+
+
+def get_files(folder: Path, *, url: str = URL, md5: str = URL_MD5) -> None:
+    """Download the published archive if a file is missing, unpack it, and delete it.
+
+    Raises:
+        DataError: If the download fails or is interrupted; the next call continues it.
+    """
+    if all((folder / name).is_file() for name in FILES):
+        return
+    archive = fetch(url, folder, md5=md5)
+    unpack(archive, folder, FILES)
+    archive.unlink()
+
+
+def _root(folder: str | os.PathLike[str] | None, download: bool) -> Path:
+    root = folder_of(folder, FOLDER, FILES)
+    if download:
+        get_files(root)
+    return root
+
+
 def _labels(folder: Path) -> NDArray[np.int64]:
     """Return the labels (n,) of the images at each severity."""
     path = folder / f"{LABELS}.npy"
     stored = _opened(path)
-    rule = f"CIFAR-10-C: {path} must hold integers of shape (5 n,), the same n labels five times"
-    whole = np.issubdtype(stored.dtype, np.integer)
-    if stored.ndim != 1 or not whole or not len(stored) or len(stored) % SEVERITIES:
-        raise DataError(
-            f"{rule}, got {stored.dtype} of shape {stored.shape}; download the data again."
-        )
+    rule = (
+        f"CIFAR-10-C: {path} must hold integers of shape (5 n,), the same n labels five times, n "
+        f"being at most {IMAGES:,}"
+    )
+    whole = np.issubdtype(stored.dtype, np.integer) and stored.ndim == 1
+    if not whole or not 1 <= len(stored) <= SEVERITIES * IMAGES or len(stored) % SEVERITIES:
+        raise DataError(f"{rule}, got {stored.dtype} of shape {stored.shape}; {_AGAIN}")
     blocks = np.array(stored, np.int64).reshape(SEVERITIES, -1)
+    if blocks.min() < 0:
+        raise DataError(f"{rule}, got {blocks.min()}; {_AGAIN}")
     if (blocks != blocks[0]).any():
-        raise DataError(f"{rule}, got others at another severity; download the data again.")
+        raise DataError(f"{rule}, got others at another severity; {_AGAIN}")
     return blocks[0]
 
 
@@ -90,10 +168,10 @@ def _images(folder: Path, corruption: str, severity: int, count: int) -> NDArray
     if isinstance(severity, bool) or severity not in range(1, SEVERITIES + 1):
         raise InputError(f"severity must be 1, 2, 3, 4 or 5, got {severity!r}.")
     known = {path.stem for path in folder.glob("*.npy")} - {LABELS}
-    if corruption not in known:
-        if known:
-            raise lookup_error(f"corruption in {folder}", corruption, known)
-        raise DataError(f"CIFAR-10-C: {folder} has no corruptions; get them from {URL}.")
+    if not known:
+        raise DataError(f"CIFAR-10-C: {folder} has no corruptions; {_WAY_OUT}")
+    if corruption not in known and corruption not in CORRUPTIONS:
+        raise lookup_error(f"corruption in {folder}", corruption, known)
     path = folder / f"{corruption}.npy"
     stored = _opened(path)
     shape = (SEVERITIES * count, *SHAPE)
@@ -101,7 +179,7 @@ def _images(folder: Path, corruption: str, severity: int, count: int) -> NDArray
         raise DataError(
             f"CIFAR-10-C: {path} must be uint8 of shape {shape}, five severities of the {count} "
             f"images that {LABELS}.npy has labels for, got {stored.dtype} of shape "
-            f"{stored.shape}; download the data again."
+            f"{stored.shape}; {_AGAIN}"
         )
     return stored[(severity - 1) * count : severity * count]
 
@@ -109,15 +187,12 @@ def _images(folder: Path, corruption: str, severity: int, count: int) -> NDArray
 def _opened(path: Path) -> NDArray[Any]:
     """Return the array of a file, memory-mapped."""
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+        return np.lib.format.open_memmap(path, mode="r")  # which unpickles nothing
     except FileNotFoundError as error:
+        raise DataError(f"CIFAR-10-C: {path} is missing; {_WAY_OUT}") from error
+    except Exception as error:  # a foreign file can break the reader in any way
         raise DataError(
-            f"CIFAR-10-C: {path} is missing. Pass the folder that holds the published files "
-            f"<corruption>.npy and {LABELS}.npy, from {URL}."
-        ) from error
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(
-            f"CIFAR-10-C: {path} is truncated or no array ({error}); download the data again."
+            f"CIFAR-10-C: {path} is truncated or no array ({error}); {_AGAIN}"
         ) from error
 
 

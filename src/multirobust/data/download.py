@@ -9,9 +9,9 @@ import urllib.error
 import urllib.request
 import zipfile
 import zlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from http.client import HTTPException, HTTPResponse
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from multirobust.errors import DataError
@@ -67,17 +67,19 @@ def unpack(archive: Path, folder: Path, names: Collection[str]) -> None:
     appears under its name only when it is whole.
 
     Raises:
-        DataError: If the archive cannot be read or the folder cannot be written.
+        DataError: If the archive cannot be read or the folder cannot be written; or, before
+            anything is written, if a file of these names is a link or the like, has an absolute
+            path or one with "..", or is there twice.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tarfile.open(archive) as tar:
-            for member in tar:
-                name = member.name.rsplit("/", 1)[-1]
-                source = tar.extractfile(member) if member.isreg() and name in names else None
-                if source is not None:
-                    _write(source, folder / name)
-    except (OSError, EOFError, tarfile.TarError) as error:
+            members = dict(_named(archive, tar, names))
+            for name, member in members.items():
+                source = tar.extractfile(member)
+                assert source is not None  # a regular file
+                _write(source, folder / name)
+    except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
         raise DataError(f"{archive}: cannot be unpacked into {folder} ({error}).") from error
 
 
@@ -111,6 +113,31 @@ def unpack_zip(archive: Path, folder: Path, place: Callable[[str], str | None]) 
                     _write(source, target)
     except damage as error:
         raise DataError(f"{archive}: cannot be unpacked into {folder} ({error}).") from error
+
+
+def _named(
+    archive: Path, tar: tarfile.TarFile, names: Collection[str]
+) -> Iterator[tuple[str, tarfile.TarInfo]]:
+    """Yield the members with these base names, and refuse those that no honest archive has."""
+    seen: set[str] = set()
+    for member in tar:
+        path = PurePosixPath(member.name)
+        if path.name not in names:
+            continue
+        problems = {
+            "has an absolute path": path.is_absolute(),
+            "leads out of its folder": ".." in path.parts,
+            "is a link or no file": not member.isreg(),
+            "is there twice": path.name in seen,
+        }
+        for problem, found in problems.items():
+            if found:
+                raise DataError(
+                    f"{archive}: {member.name!r} {problem}, so this is not the published archive; "
+                    "nothing was unpacked. Delete it and download it again."
+                )
+        seen.add(path.name)
+        yield path.name, member
 
 
 def _write(source: IO[bytes], path: Path) -> None:

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multirobust.data.pickles import ArraysOnly
-from multirobust.errors import DataError
+from multirobust.errors import DataError, MultirobustError
 
 __all__ = [
     "array_names",
@@ -51,14 +51,9 @@ def array_names(path: Path) -> tuple[str, ...]:
     Raises:
         DataError: If the file is missing or no `.npz` file.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = (name for name in archive.namelist() if name.endswith(".npy"))
-            return tuple(name.removesuffix(".npy") for name in names)
-    except FileNotFoundError:
-        raise _missing(path) from None
-    except Exception as error:  # a foreign file can break the reader in any way
-        raise _damaged(path, error) from error
+    with _reading(path), zipfile.ZipFile(path) as archive:
+        names = (name for name in archive.namelist() if name.endswith(".npy"))
+        return tuple(name.removesuffix(".npy") for name in names)
 
 
 def array_shape(path: Path, name: str) -> tuple[int, ...]:
@@ -84,11 +79,13 @@ def read_array(path: Path, name: str, *, rows: int | None = None) -> NDArray[Any
     """
     with _opened(path, name) as (stream, shape, dtype):
         if not shape:
-            raise ValueError(f"{name} is a single value")
+            raise _damaged(path, f"{name} is a single value")
         shape = (min(shape[0], shape[0] if rows is None else rows), *shape[1:])
         size = math.prod(shape) * dtype.itemsize
         check_memory(path, size)
-        return np.frombuffer(_exactly(stream, size), dtype).reshape(shape)
+        with _reading(path):
+            content = _exactly(stream, size)
+        return np.frombuffer(content, dtype).reshape(shape)
 
 
 def read_text(path: Path, name: str) -> str:
@@ -99,8 +96,10 @@ def read_text(path: Path, name: str) -> str:
     """
     with _opened(path, name) as (stream, shape, dtype):
         if shape != () or dtype.kind != "U" or dtype.itemsize > LONGEST_TEXT:
-            raise ValueError(f"{name} is no text, or too long")
-        return str(np.frombuffer(_exactly(stream, dtype.itemsize), dtype)[0])
+            raise _damaged(path, f"{name} is no text, or too long")
+        with _reading(path):
+            content = _exactly(stream, dtype.itemsize)
+            return str(np.frombuffer(content, dtype)[0])
 
 
 def read_arrays_pickle(path: Path) -> dict[Any, Any]:
@@ -145,17 +144,29 @@ def check_memory(path: Path, size: int) -> None:
 
 @contextlib.contextmanager
 def _opened(path: Path, name: str) -> Iterator[tuple[Any, tuple[int, ...], np.dtype[Any]]]:
-    """Give the stream of an array, behind its header, with its shape and its kind."""
-    try:
-        with zipfile.ZipFile(path) as archive:
+    """Give the stream of an array, behind its header, with its shape and its kind.
+
+    What is raised while the stream is used passes through: who reads from it does so in `_reading`.
+    """
+    with contextlib.ExitStack() as files:
+        with _reading(path):
+            archive = files.enter_context(zipfile.ZipFile(path))
             member = archive.getinfo(f"{name}.npy")
-            with archive.open(member) as stream:
-                yield stream, *_header(stream, path, name, member.file_size)
-    except DataError:
+            stream = files.enter_context(archive.open(member))
+            shape, dtype = _header(stream, path, name, member.file_size)
+        yield stream, shape, dtype
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turn what a foreign file does to its reader, which can be anything, into one DataError."""
+    try:
+        yield
+    except (MultirobustError, MemoryError):
         raise
     except FileNotFoundError:
         raise _missing(path) from None
-    except Exception as error:  # a foreign file can break the reader in any way
+    except Exception as error:
         raise _damaged(path, error) from error
 
 
@@ -209,8 +220,8 @@ def _missing(path: Path) -> DataError:
     )
 
 
-def _damaged(path: Path, error: Exception) -> DataError:
+def _damaged(path: Path, why: object) -> DataError:
     return DataError(
-        f"{path} is no .npz file, or damaged ({error}); get it again, or make it anew with "
+        f"{path} is no .npz file, or damaged ({why}); get it again, or make it anew with "
         "numpy.savez(path, image=..., label=...)."
     )

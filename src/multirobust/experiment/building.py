@@ -22,6 +22,7 @@ from multirobust.files import atomic_write
 __all__ = [
     "build_defense",
     "build_model",
+    "check_corruptions",
     "load_data",
     "load_defense",
     "load_model",
@@ -63,6 +64,17 @@ def load_data(config: DataConfig) -> Data:
     if config.augmentation == "auto":
         return data
     return replace(data, augmentation=_AUGMENTATIONS[config.augmentation])
+
+
+def check_corruptions(recipe: Recipe) -> None:
+    """Make sure that published corruptions are there if a recipe is evaluated on them, or get them.
+
+    Raises:
+        DataError: If a file is missing, damaged, or cannot be downloaded.
+    """
+    config = recipe.evaluation
+    if config.suite == "corruptions" and config.corruptions is not None:
+        datasets.check_cifar10c(config.corruptions, download=recipe.data.download)
 
 
 def pinned(recipe: Recipe, data: Data) -> Recipe:

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import os
 import re
-import secrets
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -24,7 +20,7 @@ from multirobust.experiment.building import load_model
 from multirobust.experiment.model_card import model_card
 from multirobust.experiment.runs import MODEL, RECIPE, Run, make_folder, to_json
 from multirobust.experiment.stored import stored_evaluations
-from multirobust.files import atomic_write_together
+from multirobust.files import atomic_write_together, replace_folder, restore_folder
 from multirobust.models.onnx_export import OnnxFile, export_onnx
 from multirobust.models.pretrained import (
     CONFIG,
@@ -75,7 +71,7 @@ def export_run(
 
     The folder is written whole or not at all: a new one takes its name when all its files are
     there and the model has been loaded back from them. An earlier export of the same run is
-    replaced file by file, its `config.json`, which vouches for the weights, last.
+    replaced as a whole, and stays as it was if anything fails; see `replace_folder`.
 
     Args:
         run: A run that has been trained. It stays as it is.
@@ -93,6 +89,7 @@ def export_run(
     """
     _check_license(license)
     folder = folder or run.folder / "export"
+    restore_folder(folder)
     _check_ours(folder, run)
     model = load_model(run, data)
     weights = (run.folder / MODEL).read_bytes()
@@ -170,41 +167,14 @@ def _check_ours(folder: Path, run: Run) -> None:
 
 
 def _write(folder: Path, files: dict[str, bytes], model: nn.Module, shape: tuple[int, ...]) -> None:
-    """Write all files beside the folder, load them back, and only then give them their names."""
-    with _beside(folder) as staged:
+    """Write all files beside the folder, load them back, and only then let them take its name.
+
+    What else lies in an earlier export is kept: it may be a checkout of a repository.
+    """
+    make_folder(folder.parent)
+    with replace_folder(folder, keep=lambda name: name not in FILES) as staged:
         atomic_write_together([(staged / name, content) for name, content in files.items()])
         x = torch.rand((4, *shape), generator=torch.Generator().manual_seed(0))
         with torch.no_grad():
             if not torch.equal(load_export(staged)(x), model(x)):
                 raise RunError(f"{folder}: the files do not give the model back; export it again.")
-        if not folder.exists() or not any(folder.iterdir()):
-            with _refused(folder):
-                os.replace(staged, folder)
-            return
-    atomic_write_together([(folder / name, content) for name, content in files.items()])
-    for stale in set(FILES) - set(files):
-        with _refused(folder):
-            (folder / stale).unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _beside(folder: Path) -> Iterator[Path]:
-    """Make a folder beside another; what is left of it at the end is removed."""
-    make_folder(folder.parent)
-    staged = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
-    with _refused(staged):
-        staged.mkdir()
-    try:
-        yield staged
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _refused(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise RunError(
-            f"{folder} cannot be written: {error.strerror}; choose another --output."
-        ) from error

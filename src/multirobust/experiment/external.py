@@ -13,6 +13,7 @@ from multirobust import data as datasets
 from multirobust import training
 from multirobust.attacks import threats_from
 from multirobust.config import Recipe, load_recipe
+from multirobust.data import Split
 from multirobust.errors import DataError, InputError
 from multirobust.evaluation import EvaluationDisplay, Outcomes, Shard, build_suite, load
 from multirobust.evaluation.evaluate import refuse_findings
@@ -77,8 +78,8 @@ def evaluate_external(
     """
     recipe = _recipe(data, overrides)
     shard = shard or Shard()
-    settings, limit = _settings(recipe, shard, seed), recipe.evaluation.limit
-    split = datasets.load_split(data, folder=data_folder or recipe.data.folder, limit=limit)
+    settings = _settings(recipe, shard, seed)
+    split = _split(data, recipe, data_folder)
     classifier = load_external(model, weights=weights, options=options)
     name = name or _short(model)
     folder = output or _default_folder(name, data, shard, settings)
@@ -133,6 +134,16 @@ def _recipe(data: str, overrides: Sequence[str]) -> Recipe:
             "threats.linf=0.03 and so on."
         )
     return recipe
+
+
+def _split(data: str, recipe: Recipe, folder: str | None) -> Split:
+    options_of = datasets.options_of(data) if data in datasets.DATASETS else ()
+    return datasets.load_split(
+        data,
+        folder=folder or recipe.data.folder,
+        download=recipe.data.download and "download" in options_of,
+        limit=recipe.evaluation.limit,
+    )
 
 
 def _default_folder(name: str, data: str, shard: Shard, settings: Mapping[str, Any]) -> Path:

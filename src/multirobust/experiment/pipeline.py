@@ -20,6 +20,7 @@ from multirobust.evaluation.evaluate import refuse_findings, split_digest
 from multirobust.experiment.building import (
     build_defense,
     build_model,
+    check_corruptions,
     load_model,
     save_weights,
     weights_digest,
@@ -201,6 +202,7 @@ def evaluate_and_save(
         save_images: Also keep the adversarial images, in `adversarial/`.
         options: Others of `evaluation.evaluate_suite`.
     """
+    check_corruptions(recipe)
     config = recipe.evaluation
     outcomes = evaluation.evaluate_suite(
         model,

@@ -11,7 +11,7 @@ from multirobust.config import DataConfig, Recipe, load_recipe
 from multirobust.data import Data
 from multirobust.errors import Interrupted
 from multirobust.evaluation import shown
-from multirobust.experiment.building import load_data, pinned
+from multirobust.experiment.building import check_corruptions, load_data, pinned
 from multirobust.experiment.pipeline import evaluate_run, train_run
 from multirobust.experiment.runs import RECIPE, Run, open_run, plan
 from multirobust.experiment.unlabeled import check_unlabeled, with_unlabeled
@@ -24,12 +24,13 @@ def prepare(recipe: Recipe, output: Path) -> tuple[list[Run], Data]:
     """Load the data of a recipe and open the folders of all its runs, before anything is trained.
 
     Raises:
-        DataError: If the data are missing; no folder is made.
+        DataError: If the data to train on or to evaluate on are missing; no folder is made.
         InputError: If a radius makes no sense, or a defense needs unlabeled images and the recipe
             names none; no folder is made.
         RunError: If a folder holds something else or cannot be written.
     """
     threats_from(recipe.threats)
+    check_corruptions(recipe)
     data = with_unlabeled(load_data(recipe.data), recipe.data)
     for defense in recipe.defenses:
         check_unlabeled(defense, data)

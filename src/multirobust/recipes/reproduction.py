@@ -27,6 +27,7 @@ class RowOf(Section):
         changes: Overrides of the recipe, for this row alone.
         on_digits: Further ones at the scale of the digits.
         unlabeled: Whether it also trains on pseudo-labeled images.
+        init_from: Row that is trained first and whose model, of the same seed, it starts from.
     """
 
     name: str
@@ -34,6 +35,7 @@ class RowOf(Section):
     changes: tuple[str, ...] = ()
     on_digits: tuple[str, ...] = ()
     unlabeled: bool = False
+    init_from: str | None = None
 
     @field_validator("defense")
     @classmethod
@@ -116,11 +118,30 @@ class Reproduction(Section):
             raise ValueError(f"rows: each name may stand only once, got {names}")
         if self.suite is not None and self.suite not in catalog.SUITES:
             raise ValueError(str(lookup_error("suite", self.suite, catalog.SUITES)))
+        for row in self.rows:
+            self._check_source(row)
         for data, published in self.published.items():
             for name in published.rows:
                 if name not in names:
                     raise ValueError(f"published.{data}: {lookup_error('row', name, names)}")
         return self
+
+    def _check_source(self, row: RowOf) -> None:
+        """Raise ValueError unless a row starts from nothing, or in the end from such a row."""
+        rows, passed = {row.name: row for row in self.rows}, [row.name]
+        while (source := rows[passed[-1]].init_from) is not None:
+            if source not in rows:
+                raise ValueError(
+                    f"row {passed[-1]!r}: init_from: {lookup_error('row', source, rows)}"
+                )
+            if rows[source].unlabeled != row.unlabeled:
+                raise ValueError(
+                    f"row {row.name!r}: init_from: unlabeled must be that of {source!r}, which "
+                    f"trains {'on' if rows[source].unlabeled else 'without'} pseudo-labeled images"
+                )
+            passed.append(source)
+            if passed.count(source) > 1:
+                raise ValueError(f"init_from: rows start from each other: {' from '.join(passed)}")
 
 
 def load_reproduction(name: str) -> Reproduction:

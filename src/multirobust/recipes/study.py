@@ -19,7 +19,7 @@ from multirobust.experiment import (
     result_of,
     train_all,
 )
-from multirobust.experiment.building import pinned
+from multirobust.experiment.building import check_corruptions, pinned
 from multirobust.experiment.unlabeled import with_unlabeled
 from multirobust.recipes.progress import Progress
 from multirobust.recipes.reproduction import Reproduction, RowOf
@@ -61,6 +61,7 @@ class Study:
     defenses: tuple[str, ...] = ()
     unlabeled: Path | None = None
     labeled: int | None = None
+    _sources: dict[Path, Run] = field(default_factory=dict, repr=False, compare=False)
     _loaded: dict[DataConfig, Data] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -79,6 +80,8 @@ class Study:
     ) -> list[Run]:
         """Return the runs of a row, one a seed, trained or not.
 
+        The run that one starts from, of another row, has the same further changes.
+
         Args:
             row: One of `rows`.
             changes: Further changes of its recipe.
@@ -88,6 +91,7 @@ class Study:
             ConfigError: If a change breaks a rule.
             DataError: If the data are missing; the message says how to get them.
         """
+        sources = self._sources_of(row, changes, folder)
         changes = (*row.changes, *(row.on_digits if self._small else ()), *changes)
         recipe = self.scale.build(
             [
@@ -98,10 +102,16 @@ class Study:
                 *changes,
             ]
         )
+        check_corruptions(recipe)
         data = self._data(recipe.data)
         recipe = pinned(recipe, data)
         self._loaded[recipe.data] = data
-        return plan(recipe, self.folder / (folder or _folder_name(changes)))
+        place = folder or _folder_name(changes)
+        if not sources:
+            return plan(recipe, self.folder / place)
+        place = "_".join(filter(None, [place, f"from-{_folder_name([str(row.init_from)])}"]))
+        runs = plan(recipe, self.folder / place)
+        return [self._started(run, source) for run, source in zip(runs, sources, strict=True)]
 
     def data(self, run: Run) -> Data:
         """Return the data of a run; each data set is loaded once."""
@@ -113,10 +123,19 @@ class Study:
         return self._loaded[config]
 
     def train(self, runs: Sequence[Run], progress: Progress) -> None:
-        """Train what has not been trained; see `experiment.train_all`."""
+        """Train what has not been trained, and before it what it starts from.
+
+        Folders are opened before anything is trained, but those of runs whose start is not there
+        yet: its digest belongs to what they are. See `experiment.train_all`.
+        """
+        runs = self._in_order(runs)
+        late = {run.folder for run in runs if (s := self._source(run)) and not s.trained}
         for run in runs:
-            open_run(run)
+            if run.folder not in late:
+                open_run(run)
         for run in runs:
+            if run.folder in late:
+                open_run(run)
             if not run.trained:
                 train_all(
                     [run],
@@ -140,6 +159,36 @@ class Study:
     def results(self, row: RowOf, runs: Sequence[Run]) -> list[RunResult]:
         """Return what is known of evaluated runs, under the name of their row."""
         return [replace(result_of(run), name=row.name) for run in runs]
+
+    def _sources_of(self, row: RowOf, changes: Sequence[str], folder: str | None) -> list[Run]:
+        """Return the runs that those of a row start from, if it starts from any."""
+        if row.init_from is None:
+            return []
+        rows = {row.name: row for row in self.reproduction.rows}
+        return self.runs(rows[row.init_from], changes, folder=folder)
+
+    def _started(self, run: Run, source: Run) -> Run:
+        """Return a run that starts from the model of another."""
+        start = {"init_from": str(source.folder)}
+        training = run.recipe.training.model_copy(update=start)
+        self._sources[run.folder] = source
+        return replace(run, recipe=run.recipe.model_copy(update={"training": training}))
+
+    def _source(self, run: Run) -> Run | None:
+        return self._sources.get(run.folder)
+
+    def _in_order(self, runs: Sequence[Run]) -> list[Run]:
+        """Return the runs and all that they start from, each once and after its source."""
+        found: dict[Path, Run] = {}
+        for run in runs:
+            chain: list[Run] = []
+            step: Run | None = run
+            while step is not None:
+                chain.append(step)
+                step = self._source(step)
+            for each in reversed(chain):
+                found.setdefault(each.folder, each)
+        return list(found.values())
 
     @property
     def _small(self) -> bool:
