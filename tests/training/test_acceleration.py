@@ -184,7 +184,7 @@ def test_compiled_training_on_a_gpu_ends_near_the_plain_one():
 def test_an_attack_waits_for_nothing_on_a_gpu():
     model = small_cnn().cuda()
     x, y = torch.rand(4, 1, 8, 8, device="cuda"), torch.arange(4, device="cuda")
-    pgd = [PGD(threat=t, steps=2, step_size=0.1) for t in (Linf(0.1), L2(0.5), L1(3))]
+    pgd = [PGD(threat=t, steps=2, step_size=0.1) for t in (Linf(0.1), L2(0.5), L1(3.0))]
     attack, generator = WorstCase(tuple(pgd)), torch.Generator("cuda").manual_seed(0)
     attack(model, x, y, generator=generator)
     torch.cuda.set_sync_debug_mode("error")

@@ -33,7 +33,7 @@ class TrainingConfig(Section):
         device: "auto", "cpu" or "cuda".
         precision: Fabric's name: "32-true", "bf16-mixed" or "64-true".
         memory_format: Of the weights: "contiguous", "channels_last", or "auto", which is
-            channels_last on a CUDA device and contiguous on a CPU.
+            channels_last in bf16-mixed on a CUDA device and contiguous otherwise.
         compile: Fuse the passes of attacks and loss by `torch.compile`; half a minute at the start.
         replay: On a CUDA device, record attacks, meta step and loss as CUDA graphs and replay them:
             the same bits in a fraction of the time.
