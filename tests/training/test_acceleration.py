@@ -166,10 +166,12 @@ def test_work_that_waits_for_the_device_goes_on_being_run():
     values = [replays("waits", lambda x, generator: x * x.sum().item(), (x,)) for _ in range(5)]
     assert all(value.tolist() == [3, 3, 3] for value in values)
     assert replays.failures
+    assert torch.rand(1, device="cuda").item() < 1
 
 
 @pytest.mark.gpu
 @needs_cuda
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_compiled_training_on_a_gpu_ends_near_the_plain_one():
     plain, compiled = (
         train("sat", device="cuda", precision="64-true", compile=value) for value in (False, True)

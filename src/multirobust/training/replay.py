@@ -113,10 +113,17 @@ class Replays:
             )
         except RuntimeError as error:
             self.failures[key] = str(error)
-            torch.cuda.synchronize()
+            self._recover()
             return None
         finally:
             self._meter.forwards, self._meter.backwards = passes
+
+
+    def _recover(self) -> None:
+        """Make a recording that succeeds: after a failure CUDA's generator waits for one to end."""
+        torch.cuda.synchronize()
+        with torch.cuda.graph(torch.cuda.CUDAGraph(), pool=self._pool, stream=self._stream):
+            torch.zeros(1, device=self._stream.device)
 
 
 class _Recording:
