@@ -16,9 +16,8 @@ from multirobust.config import Recipe, load_recipe
 from multirobust.errors import DataError, InputError
 from multirobust.evaluation import EvaluationDisplay, Outcomes, Shard, build_suite, load
 from multirobust.evaluation.evaluate import refuse_findings
-from multirobust.experiment.pipeline import evaluate_and_save
+from multirobust.experiment.attacking import Elsewhere, ExternalSubject, evaluate_and_save
 from multirobust.experiment.runs import make_folder
-from multirobust.models.external import load_external
 from multirobust.models.weights import weights_digest
 from multirobust.threats import Threat
 
@@ -44,6 +43,7 @@ def evaluate_external(
     strict: bool = False,
     report: Callable[[str], None] = lambda line: None,
     display: EvaluationDisplay | None = None,
+    elsewhere: Elsewhere | None = None,
 ) -> tuple[Outcomes, Path]:
     """Attack a classifier that no run of ours made, and write the outcomes into a folder.
 
@@ -64,6 +64,7 @@ def evaluate_external(
         strict: Make every finding of the audit an error.
         report: Receives lines on what happens.
         display: Shows progress.
+        elsewhere: Does parts of the evaluation in other processes, before this one goes on.
 
     Returns:
         The outcomes and their folder. What was evaluated so before is read back; the folder of
@@ -77,9 +78,16 @@ def evaluate_external(
     """
     recipe = _recipe(data, overrides)
     shard = shard or Shard()
-    settings, limit = _settings(recipe, shard, seed), recipe.evaluation.limit
-    split = datasets.load_split(data, folder=data_folder or recipe.data.folder, limit=limit)
-    classifier = load_external(model, weights=weights, options=options)
+    settings = _settings(recipe, shard, seed)
+    subject = ExternalSubject(
+        model=model,
+        weights=weights,
+        options=options,
+        data=data,
+        data_folder=data_folder or recipe.data.folder,
+        limit=recipe.evaluation.limit,
+    )
+    classifier, split = subject.load()
     name = name or _short(model)
     folder = output or _default_folder(name, data, shard, settings)
     make_folder(folder)
@@ -111,6 +119,8 @@ def evaluate_external(
         manifest=manifest,
         report=report,
         display=display,
+        elsewhere=elsewhere,
+        subject=subject,
     )
     return outcomes, folder
 
