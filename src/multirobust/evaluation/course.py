@@ -43,8 +43,8 @@ class Part:
     stop: int
 
     def __str__(self) -> str:
-        others = f" to {self.attacks[-1]}" if len(self.attacks) > 1 else ""
-        return f"{self.attacks[0]}{others} on images {self.start} to {self.stop - 1}"
+        named = " to ".join(dict.fromkeys((*self.attacks[:1], *self.attacks[-1:])))
+        return f"{named} on images {self.start} to {self.stop - 1}"
 
 
 @final

@@ -9,10 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from multirobust import data as datasets
 from multirobust import training
 from multirobust.attacks import threats_from
 from multirobust.config import Recipe, load_recipe
+from multirobust.data import Split
 from multirobust.errors import DataError, InputError
 from multirobust.evaluation import EvaluationDisplay, Outcomes, Shard, build_suite, load
 from multirobust.evaluation.evaluate import refuse_findings
@@ -91,16 +94,7 @@ def evaluate_external(
     name = name or _short(model)
     folder = output or _default_folder(name, data, shard, settings)
     make_folder(folder)
-    manifest = {
-        "name": name,
-        "model": model,
-        "weights": weights_digest(classifier),
-        "weights_file": weights,
-        "options": dict(options or {}),
-        "data": data,
-        "pixels": hashlib.sha256(split.images.numpy().tobytes()).hexdigest(),
-        "evaluation": settings,
-    }
+    manifest = _manifest(name, subject, classifier, split, settings)
     known = _known(folder, manifest, save_images=save_images, strict=strict)
     if known is not None:
         report(f"already evaluated with these settings in {folder}")
@@ -143,6 +137,26 @@ def _recipe(data: str, overrides: Sequence[str]) -> Recipe:
             "threats.linf=0.03 and so on."
         )
     return recipe
+
+
+def _manifest(
+    name: str,
+    subject: ExternalSubject,
+    classifier: nn.Module,
+    split: Split,
+    settings: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return what the outcomes say of the model, the images and the evaluation."""
+    return {
+        "name": name,
+        "model": subject.model,
+        "weights": weights_digest(classifier),
+        "weights_file": subject.weights,
+        "options": dict(subject.options or {}),
+        "data": subject.data,
+        "pixels": hashlib.sha256(split.images.numpy().tobytes()).hexdigest(),
+        "evaluation": settings,
+    }
 
 
 def _default_folder(name: str, data: str, shard: Shard, settings: Mapping[str, Any]) -> Path:

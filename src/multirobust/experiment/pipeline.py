@@ -145,8 +145,7 @@ def evaluate_run(
     """
     recipe = recipe or run.recipe
     _check_changes(run, recipe)
-    images = images_of(data, split)
-    shard = shard or Shard()
+    images, shard = images_of(data, split), shard or Shard()
     settings = _settings(recipe, split, seed, shard)
     name = evaluation_name(run, settings)
     folder = run.folder / "evaluation" / name
@@ -175,12 +174,7 @@ def evaluate_run(
             report=report,
             display=display,
             elsewhere=elsewhere,
-            subject=RunSubject(
-                folder=run.folder.resolve(),
-                recipe=recipe,
-                split=split,
-                weights=manifest["weights"],
-            ),
+            subject=_subject(run, recipe, split),
         )
     elif strict:
         refuse_findings(known.manifest.get("audit") or [])
@@ -208,6 +202,12 @@ def evaluation_name(run: Run, settings: dict[str, Any] | None = None) -> str:
     if "shard" in settings:
         parts.append(settings["shard"].replace("/", "of"))
     return "-".join(parts)
+
+
+def _subject(run: Run, recipe: Recipe, split: str) -> RunSubject:
+    """Return how another process gets the model of a run and its images."""
+    folder, weights = run.folder.resolve(), weights_digest(run)
+    return RunSubject(folder=folder, recipe=recipe, split=split, weights=weights)
 
 
 def _check_changes(run: Run, recipe: Recipe) -> None:

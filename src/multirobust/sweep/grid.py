@@ -32,16 +32,14 @@ def points_of(axes: Sequence[str]) -> list[Point]:
     """Return all combinations, the last axis varying fastest; one empty point for no axis.
 
     Args:
-        axes: Each a field and its values, such as "training.lr=0.05,0.1". A comma within brackets
-            or quotes belongs to a value.
+        axes: Each a field and its values, such as "training.peak_lr=0.05,0.1". A comma within
+            brackets or quotes belongs to a value.
 
     Raises:
         InputError: If an axis is written otherwise, or names a field or a value twice.
 
-    >>> [point.name for point in points_of(["training.lr=0.1,0.2", "model.widths=[4, 8],[8]"])]
-    ... # doctest: +NORMALIZE_WHITESPACE
-    ['training.lr=0.1_model.widths=4-8-6f0db4', 'training.lr=0.1_model.widths=8-a6bd6e',
-     'training.lr=0.2_model.widths=4-8-6f0db4', 'training.lr=0.2_model.widths=8-a6bd6e']
+    >>> [point.name for point in points_of(["training.peak_lr=0.1,0.2", "defense.beta=4.0"])]
+    ['training.peak_lr=0.1_defense.beta=4.0', 'training.peak_lr=0.2_defense.beta=4.0']
     """
     parsed = [_axis(axis) for axis in axes]
     fields = [field for field, _ in parsed]
@@ -56,7 +54,8 @@ def _axis(text: str) -> tuple[str, list[str]]:
     values = [value.strip() for value in _split(rest)]
     if not equals or not field.strip() or not all(values):
         raise InputError(
-            f"grid: must be a field and its values, such as training.lr=0.05,0.1, got {text!r}."
+            "grid: must be a field and its values, such as training.peak_lr=0.05,0.1, got "
+            f"{text!r}."
         )
     if len(set(values)) < len(values):
         raise InputError(f"grid: each value may stand once, got {text!r}.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -245,6 +246,7 @@ def _start(ray: Any, address: str | None) -> None:
     Raises:
         RunError: If that fails.
     """
+    _check_reachable(address)
     ours = {} if address else {"object_store_memory": _STORE, "include_dashboard": False}
     before = signal.getsignal(signal.SIGTERM)
     try:
@@ -262,6 +264,24 @@ def _start(ray: Any, address: str | None) -> None:
         ) from error
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, before)
+
+
+def _check_reachable(address: str | None) -> None:
+    """Raise within seconds where nothing listens: Ray itself would try for minutes.
+
+    Raises:
+        RunError: If nothing does.
+    """
+    host, colon, port = (address or "").rpartition(":")
+    if not colon or not port.isdigit() or "/" in host:
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise RunError(
+            f"address: no Ray cluster answers at {address!r} ({error}); start one with `ray start "
+            "--head`, or leave --address out."
+        ) from error
 
 
 def _short(error: BaseException) -> str:

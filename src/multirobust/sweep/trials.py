@@ -45,7 +45,7 @@ class Trial:
 
     @property
     def name(self) -> str:
-        """For messages, such as "sat-s0", or "training.lr=0.1/sat-s0"."""
+        """For messages, such as "sat-s0", or "training.peak_lr=0.1/sat-s0"."""
         return f"{self.point}/{self.run.name}" if self.point else self.run.name
 
     @property
@@ -107,9 +107,7 @@ class SweepResult:
             RunError: It names each with its error.
         """
         if self.failed:
-            told = "; ".join(
-                f"{e.name} after {e.attempts} attempts: {e.error}" for e in self.failed
-            )
+            told = "; ".join(f"{e.name} (attempts: {e.attempts}): {e.error}" for e in self.failed)
             raise RunError(
                 f"{len(self.failed)} of {len(self.failed) + len(self.results)} trials failed: "
                 f"{told} The others are finished; the same command tries these again."
