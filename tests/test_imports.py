@@ -6,7 +6,16 @@ import json
 import subprocess
 import sys
 
-HEAVY = ("lightning_fabric", "sklearn", "matplotlib", "pyarrow", "tensorboard", "foolbox", "scipy")
+HEAVY = (
+    "lightning_fabric",
+    "sklearn",
+    "matplotlib",
+    "pyarrow",
+    "tensorboard",
+    "foolbox",
+    "scipy",
+    "ray",
+)
 
 
 def run_fresh(script: str) -> dict[str, list[str]]:

@@ -6,11 +6,13 @@ import sys
 
 from multirobust.cli import (
     curves,
+    engines,
     evaluating,
     exporting,
     pseudo_labeling,
     reading,
     reproducing,
+    sweeping,
     training,
 )
 from multirobust.cli.common import app, tell
@@ -19,12 +21,14 @@ from multirobust.errors import InputError, Interrupted, MultirobustError
 __all__ = [
     "app",
     "curves",
+    "engines",
     "evaluating",
     "exporting",
     "main",
     "pseudo_labeling",
     "reading",
     "reproducing",
+    "sweeping",
     "training",
 ]
 
@@ -42,6 +46,7 @@ _COMMANDS = {
     "export": exporting.export,
     "push": exporting.push,
     "run": training.run_recipe,
+    "sweep": sweeping.sweep,
     "reproduce": reproducing.reproduce,
     "demo": training.demo,
 }

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from multirobust.cli.common import SetOption, SuiteOption, tell
+from multirobust.cli.engines import (
+    AddressOption,
+    CpusOption,
+    EngineOption,
+    GpusOption,
+    RetriesOption,
+    engine_of,
+)
 from multirobust.errors import InputError
+
+if TYPE_CHECKING:
+    from multirobust.experiment.attacking import Elsewhere
+    from multirobust.sweep import Engine
 
 __all__ = ["evaluate", "merge"]
 
@@ -85,6 +98,11 @@ def evaluate(
     strict: StrictOption = False,
     output: OutputOption = None,
     overrides: SetOption = None,
+    engine: EngineOption = "local",
+    address: AddressOption = None,
+    cpus: CpusOption = None,
+    gpus: GpusOption = None,
+    retries: RetriesOption = 2,
 ) -> None:
     """Attack trained models, ours or any other, and keep what happened to every image.
 
@@ -115,14 +133,19 @@ def evaluate(
     of_models = {"--weights": weights, "--model-arg": model_arg, "--data": data, "--output": output}
     if model is None:
         _check_absent(of_models, "belongs to --model, which is not given; leave it out, or add it")
-        _evaluate_runs(runs, split, data_folder, options)
     else:
         _check_absent({"RUN": runs}, "and --model exclude each other; leave one of them out")
         validation = {"--split validation": split != "test"}
         _check_absent(validation, "belongs to runs; leave it out, --data names the images")
         if data is None:
             raise InputError("--data: --model needs images to classify, got none; try digits.")
-        _evaluate_model(model, data, weights, model_arg, data_folder, output, options)
+    place = engine_of(engine, address=address, cpus=cpus, gpus=gpus, retries=retries)
+    with _at(place) as options["elsewhere"]:
+        if model is None:
+            _evaluate_runs(runs, split, data_folder, options)
+        else:
+            assert data is not None
+            _evaluate_model(model, data, weights, model_arg, data_folder, output, options)
 
 
 def merge(
@@ -143,6 +166,20 @@ def merge(
     save(outcomes, output)
     typer.echo(str(outcomes))
     typer.echo(f"Outcomes: {output}")
+
+
+@contextlib.contextmanager
+def _at(engine: Engine) -> Iterator[Elsewhere | None]:
+    """Yield what does parts of evaluations elsewhere, None where all is done in this process."""
+    from multirobust.sweep import LocalEngine, evaluating_on
+    from multirobust.training import stop_on_interrupt
+
+    with engine.open():
+        if isinstance(engine, LocalEngine):
+            yield None
+            return
+        with stop_on_interrupt() as stop:
+            yield evaluating_on(engine, tell=tell, stop=stop)
 
 
 def _evaluate_runs(

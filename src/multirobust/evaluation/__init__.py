@@ -4,11 +4,12 @@ from multirobust.evaluation.audit import Finding, audit_model, audit_outcomes
 from multirobust.evaluation.blocks import Shard
 from multirobust.evaluation.classifier import check_classifier, check_model
 from multirobust.evaluation.contributions import Contribution, contributions
+from multirobust.evaluation.course import Course, Part
 from multirobust.evaluation.curve_attacks import CurveAttacks, Shortened
 from multirobust.evaluation.curve_run import robustness_curve
 from multirobust.evaluation.curves import Curves, load_curves, save_curves
 from multirobust.evaluation.display import EvaluationDisplay, LiveDisplay, shown
-from multirobust.evaluation.evaluate import evaluate_suite
+from multirobust.evaluation.evaluate import Ahead, evaluate_suite
 from multirobust.evaluation.intervals import Estimate, mean_and_std, wilson
 from multirobust.evaluation.merging import merge
 from multirobust.evaluation.outcomes import AttackColumn, Outcomes
@@ -20,8 +21,10 @@ from multirobust.evaluation.suites import MODES, SUITES, NamedAttack, Suite, bui
 __all__ = [
     "MODES",
     "SUITES",
+    "Ahead",
     "AttackColumn",
     "Contribution",
+    "Course",
     "CurveAttacks",
     "Curves",
     "Estimate",
@@ -31,6 +34,7 @@ __all__ = [
     "NamedAttack",
     "Outcomes",
     "PairedComparison",
+    "Part",
     "Shard",
     "Shortened",
     "State",

@@ -17,10 +17,10 @@ from multirobust.data import Split
 from multirobust.errors import InputError, lookup_error
 from multirobust.evaluation.blocks import Shard, blocks_of
 from multirobust.evaluation.classifier import check_classifier, device_of
+from multirobust.evaluation.course import facts_of
 from multirobust.evaluation.curve_attacks import CurveAttacks
 from multirobust.evaluation.curves import Curves, at_radius
 from multirobust.evaluation.display import EvaluationDisplay, NoDisplay
-from multirobust.evaluation.evaluate import facts_of
 from multirobust.evaluation.named import NamedAttack
 from multirobust.evaluation.outcomes import AttackColumn
 from multirobust.evaluation.partial import PartialResults

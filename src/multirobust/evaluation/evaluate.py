@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from multirobust.data import Split
-from multirobust.errors import InputError, lookup_error
+from multirobust.errors import InputError
 from multirobust.evaluation.audit import Finding, audit_model, audit_outcomes
-from multirobust.evaluation.blocks import Shard, blocks_of
+from multirobust.evaluation.blocks import Shard
 from multirobust.evaluation.classifier import check_classifier, device_of
+from multirobust.evaluation.course import Course, Part
 from multirobust.evaluation.display import EvaluationDisplay, NoDisplay
 from multirobust.evaluation.outcomes import AttackColumn, Outcomes
 from multirobust.evaluation.partial import PartialResults
-from multirobust.evaluation.runner import Runner
 from multirobust.evaluation.state import State
 from multirobust.evaluation.storage import save_images
 from multirobust.evaluation.suite_run import SuiteRun
-from multirobust.evaluation.suites import MODES, Suite
+from multirobust.evaluation.suites import Suite
 from multirobust.provenance import provenance
 from multirobust.threats import Threat
 
-__all__ = ["evaluate_suite", "facts_of", "refuse_findings", "split_digest"]
+__all__ = ["Ahead", "evaluate_suite", "refuse_findings"]
+
+Ahead: TypeAlias = Callable[[Sequence[Part], Path], None]
+"""Is given what is not done, and the folder of partial results, before the attacks begin."""
 
 
 def evaluate_suite(
@@ -48,6 +50,7 @@ def evaluate_suite(
     strict: bool = False,
     report: Callable[[str], None] = lambda line: None,
     display: EvaluationDisplay | None = None,
+    ahead: Ahead | None = None,
 ) -> Outcomes:
     """Attack a classifier with every attack of a suite.
 
@@ -79,6 +82,8 @@ def evaluate_suite(
         strict: Make every finding of the audit an error.
         report: Receives one line for each finding, and when an attack is done.
         display: Shows progress.
+        ahead: Called once, with `partial`, if anything is to do. What other processes do of it
+            there, by `Course.attack`, is not done again.
 
     Returns:
         The outcomes, in the order of the split.
@@ -89,35 +94,32 @@ def evaluate_suite(
             attack that needs it, or, with strict, if the audit finds anything.
         RunError: If a folder cannot be written.
     """
-    mode = mode or suite.mode
-    if mode not in MODES:
-        raise lookup_error("mode", mode, MODES)
     check_classifier(model, split)
     _check_radii(suite, split)
-    split = split.first(min(limit, len(split))) if limit is not None else split
-    shard, device = shard or Shard(), torch.device(device or device_of(model))
-    blocks = blocks_of(len(split), block_size, shard)
-    keep = images is not None
-    options = {"device": device, "batch_size": batch_size, "seed": seed, "report": report}
-    runner = Runner(model, keep_images=keep, **options)
-    found = _audited(model, split, suite, seed, device) if audit else ()
+    course = Course(
+        model=model,
+        split=split.first(min(limit, len(split))) if limit is not None else split,
+        suite=suite,
+        mode=mode or suite.mode,
+        batch_size=batch_size,
+        block_size=block_size,
+        shard=shard or Shard(),
+        seed=seed,
+        device=torch.device(device or device_of(model)),
+        keep_images=images is not None,
+    )
+    runner = course.runner(report)
+    found = _audited(model, course.split, suite, seed, course.device) if audit else ()
     findings = _told(found, strict, report)
-    facts = {
-        "suite": suite.name,
-        "mode": mode,
-        "seed": seed,
-        "shard": str(shard),
-        "batch_size": batch_size,
-        "block_size": block_size,
-        **facts_of(model, split),
-    }
-    attacks = [[named.name, repr(named.attack)] for named in suite.attacks]
-    done = PartialResults(partial, facts | {"attacks": attacks, "keep_images": keep})
-    display = display or NoDisplay()
-    run = SuiteRun(runner, split, blocks, mode=mode, partial=done, display=display)
+    done = PartialResults(partial, course.identity)
+    parts = course.parts(done)
+    if ahead is not None and partial is not None and parts:
+        ahead(parts, partial)
+    run = course.whole(runner, done, display or NoDisplay())
     columns = _columns(run, suite, images, report)
     outcomes = run.outcomes(
-        columns, facts | {"errors": run.errors} | provenance(device) | (manifest or {})
+        columns,
+        course.facts | {"errors": run.errors} | provenance(course.device) | (manifest or {}),
     )
     found = audit_outcomes(outcomes) if audit else ()
     outcomes.manifest["audit"] = findings + _told(found, strict, report)
@@ -162,21 +164,6 @@ def _columns(
     return columns
 
 
-def facts_of(model: nn.Module, split: Split) -> dict[str, Any]:
-    """Return what identifies a model and the images that it is attacked on."""
-    return {
-        "images": len(split),
-        "shape": list(split.images.shape[1:]),
-        "split_digest": split_digest(split),
-        "model_digest": _digest(*model.state_dict().values()),
-    }
-
-
-def split_digest(split: Split) -> str:
-    """Return the SHA-256 of the pixels and labels."""
-    return _digest(split.images, split.labels)
-
-
 def refuse_findings(found: Sequence[Mapping[str, str]]) -> None:
     """Raise the first of an audit's findings, as a manifest holds them.
 
@@ -211,14 +198,3 @@ def _summary(column: AttackColumn, errors: list[str]) -> str:
     why = f", such as {errors[0]}" if errors else ""
     failed = count[State.ERROR]
     return f"{line}; {failed} ended in errors{why}" if failed else line
-
-
-def _digest(*tensors: Tensor) -> str:
-    """Return the SHA-256 of tensors."""
-    digest = hashlib.sha256()
-    for tensor in tensors:
-        if isinstance(tensor, Tensor):
-            data = tensor.detach().cpu().contiguous().reshape(-1)
-            digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(data.view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

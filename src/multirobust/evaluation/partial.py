@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import platform
 import shutil
 from pathlib import Path
 from typing import Any, final
@@ -28,13 +29,20 @@ class PartialResults:
         folder: Where they lie, or None to keep nothing. What an evaluation with another identity
             left there is removed.
         identity: All that decides the results, as JSON values.
+        joining: Only add to what another process plans; nothing is made or removed.
+
+    Raises:
+        RunError: If the folder cannot be used, or, joining, is not of an evaluation like this.
     """
 
-    def __init__(self, folder: Path | None, identity: dict[str, Any]):
+    def __init__(self, folder: Path | None, identity: dict[str, Any], *, joining: bool = False):
         self.folder = folder
         if folder is None:
             return
         text = json.dumps(identity, sort_keys=True, indent=1)
+        if joining:
+            _check_joined(folder, identity)
+            return
         try:
             if folder.exists() and _read_text(folder / IDENTITY) != text:
                 shutil.rmtree(folder)
@@ -65,6 +73,10 @@ class PartialResults:
                 forwards=int(stored["forwards"]),
                 backwards=int(stored["backwards"]),
             )
+
+    def has(self, attack: str, first: int) -> bool:
+        """Whether the result of an attack on the block that starts at a position is there."""
+        return self.folder is not None and self._path(attack, first).is_file()
 
     def save(self, attack: str, first: int, result: BlockResult) -> None:
         """Keep the result of an attack on a block, whole or not at all."""
@@ -99,3 +111,20 @@ def _read_text(path: Path) -> str | None:
         return path.read_text()
     except (FileNotFoundError, UnicodeDecodeError):
         return None
+
+
+def _check_joined(folder: Path, identity: dict[str, Any]) -> None:
+    """Raise unless a folder is of this evaluation."""
+    text = _read_text(folder / IDENTITY)
+    if text is None:
+        raise RunError(
+            f"{folder}: cannot be read on {platform.node()}; the folder of a run must lie at the "
+            "same path on every machine that works on it."
+        )
+    there, here = json.loads(text), json.loads(json.dumps(identity))
+    changed = [name for name in {**there, **here} if there.get(name) != here.get(name)]
+    if changed:
+        raise RunError(
+            f"{folder}: is of an evaluation with other {', '.join(changed)} than {platform.node()} "
+            "has; give every machine the same data, weights and version."
+        )

@@ -1,6 +1,7 @@
 """From a recipe to trained, evaluated and compared models, each in a folder of its own."""
 
 from multirobust.experiment.api import evaluate, recipe_for, train
+from multirobust.experiment.attacking import ExternalSubject, PartialWork, RunSubject, images_of
 from multirobust.experiment.building import (
     build_defense,
     build_model,
@@ -19,7 +20,10 @@ from multirobust.experiment.showcase import report_runs
 from multirobust.experiment.workflow import evaluate_all, prepare, train_all
 
 __all__ = [
+    "ExternalSubject",
+    "PartialWork",
     "Run",
+    "RunSubject",
     "build_defense",
     "build_model",
     "evaluate",
@@ -30,6 +34,7 @@ __all__ = [
     "export_run",
     "find_runs",
     "gallery_of",
+    "images_of",
     "load_data",
     "load_defense",
     "load_model",

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from multirobust import data as datasets
 from multirobust import training
 from multirobust.attacks import threats_from
@@ -17,9 +19,8 @@ from multirobust.data import Split
 from multirobust.errors import DataError, InputError
 from multirobust.evaluation import EvaluationDisplay, Outcomes, Shard, build_suite, load
 from multirobust.evaluation.evaluate import refuse_findings
-from multirobust.experiment.pipeline import evaluate_and_save
+from multirobust.experiment.attacking import Elsewhere, ExternalSubject, evaluate_and_save
 from multirobust.experiment.runs import make_folder
-from multirobust.models.external import load_external
 from multirobust.models.weights import weights_digest
 from multirobust.threats import Threat
 
@@ -45,6 +46,7 @@ def evaluate_external(
     strict: bool = False,
     report: Callable[[str], None] = lambda line: None,
     display: EvaluationDisplay | None = None,
+    elsewhere: Elsewhere | None = None,
 ) -> tuple[Outcomes, Path]:
     """Attack a classifier that no run of ours made, and write the outcomes into a folder.
 
@@ -65,6 +67,7 @@ def evaluate_external(
         strict: Make every finding of the audit an error.
         report: Receives lines on what happens.
         display: Shows progress.
+        elsewhere: Does parts of the evaluation in other processes, before this one goes on.
 
     Returns:
         The outcomes and their folder. What was evaluated so before is read back; the folder of
@@ -79,21 +82,20 @@ def evaluate_external(
     recipe = _recipe(data, overrides)
     shard = shard or Shard()
     settings = _settings(recipe, shard, seed)
-    split = _split(data, recipe, data_folder)
-    classifier = load_external(model, weights=weights, options=options)
+    subject = ExternalSubject(
+        model=model,
+        weights=weights,
+        options=options,
+        data=data,
+        data_folder=data_folder or recipe.data.folder,
+        limit=recipe.evaluation.limit,
+        download=recipe.data.download,
+    )
+    classifier, split = subject.load()
     name = name or _short(model)
     folder = output or _default_folder(name, data, shard, settings)
     make_folder(folder)
-    manifest = {
-        "name": name,
-        "model": model,
-        "weights": weights_digest(classifier),
-        "weights_file": weights,
-        "options": dict(options or {}),
-        "data": data,
-        "pixels": hashlib.sha256(split.images.numpy().tobytes()).hexdigest(),
-        "evaluation": settings,
-    }
+    manifest = _manifest(name, subject, classifier, split, settings)
     known = _known(folder, manifest, save_images=save_images, strict=strict)
     if known is not None:
         report(f"already evaluated with these settings in {folder}")
@@ -112,6 +114,8 @@ def evaluate_external(
         manifest=manifest,
         report=report,
         display=display,
+        elsewhere=elsewhere,
+        subject=subject,
     )
     return outcomes, folder
 
@@ -136,14 +140,24 @@ def _recipe(data: str, overrides: Sequence[str]) -> Recipe:
     return recipe
 
 
-def _split(data: str, recipe: Recipe, folder: str | None) -> Split:
-    options_of = datasets.options_of(data) if data in datasets.DATASETS else ()
-    return datasets.load_split(
-        data,
-        folder=folder or recipe.data.folder,
-        download=recipe.data.download and "download" in options_of,
-        limit=recipe.evaluation.limit,
-    )
+def _manifest(
+    name: str,
+    subject: ExternalSubject,
+    classifier: nn.Module,
+    split: Split,
+    settings: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return what the outcomes say of the model, the images and the evaluation."""
+    return {
+        "name": name,
+        "model": subject.model,
+        "weights": weights_digest(classifier),
+        "weights_file": subject.weights,
+        "options": dict(subject.options or {}),
+        "data": subject.data,
+        "pixels": hashlib.sha256(split.images.numpy().tobytes()).hexdigest(),
+        "evaluation": settings,
+    }
 
 
 def _default_folder(name: str, data: str, shard: Shard, settings: Mapping[str, Any]) -> Path:

@@ -8,19 +8,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from multirobust import evaluation, training
 from multirobust.attacks import attacks_from, threats_from
 from multirobust.config import Recipe
 from multirobust.data import Data, Split
 from multirobust.errors import DataError, InputError
 from multirobust.evaluation import EvaluationDisplay, Outcomes, Shard
-from multirobust.evaluation.evaluate import refuse_findings, split_digest
+from multirobust.evaluation.course import split_digest
+from multirobust.evaluation.evaluate import refuse_findings
+from multirobust.experiment.attacking import Elsewhere, RunSubject, evaluate_and_save, images_of
 from multirobust.experiment.building import (
     build_defense,
     build_model,
-    check_corruptions,
     load_model,
     save_weights,
     weights_digest,
@@ -38,7 +37,7 @@ from multirobust.files import atomic_write
 from multirobust.provenance import provenance
 from multirobust.training import Fit, ProgressDisplay
 
-__all__ = ["evaluate_and_save", "evaluate_run", "evaluation_name", "train_run"]
+__all__ = ["evaluate_run", "evaluation_name", "train_run"]
 
 
 def train_run(
@@ -117,6 +116,7 @@ def evaluate_run(
     strict: bool = False,
     report: Callable[[str], None] = lambda line: None,
     display: EvaluationDisplay | None = None,
+    elsewhere: Elsewhere | None = None,
 ) -> Outcomes:
     """Attack the model of a run and keep the outcomes; what was evaluated so before is read back.
 
@@ -136,6 +136,7 @@ def evaluate_run(
         strict: Make every finding of the audit an error.
         report: Receives a line for each finding and when an attack is done.
         display: Shows progress.
+        elsewhere: Does parts of the evaluation in other processes, before this one goes on.
 
     Raises:
         InputError: If the recipe changes what the run was trained with, or there are no images, or,
@@ -144,8 +145,7 @@ def evaluate_run(
     """
     recipe = recipe or run.recipe
     _check_changes(run, recipe)
-    images = _images(data, split)
-    shard = shard or Shard()
+    images, shard = images_of(data, split), shard or Shard()
     settings = _settings(recipe, split, seed, shard)
     name = evaluation_name(run, settings)
     folder = run.folder / "evaluation" / name
@@ -173,6 +173,8 @@ def evaluate_run(
             manifest=manifest,
             report=report,
             display=display,
+            elsewhere=elsewhere,
+            subject=_subject(run, recipe, split),
         )
     elif strict:
         refuse_findings(known.manifest.get("audit") or [])
@@ -181,43 +183,6 @@ def evaluate_run(
     elif name != recipe.evaluation.suite:
         report(f"kept as {name!r}; compare and report show it with --suite {name}")
     return known
-
-
-def evaluate_and_save(
-    model: nn.Module,
-    images: Split,
-    recipe: Recipe,
-    folder: Path,
-    *,
-    save_images: bool = False,
-    **options: Any,
-) -> Outcomes:
-    """Attack a model as a recipe says and write the outcomes into a folder.
-
-    Args:
-        model: Any classifier.
-        images: What it classifies.
-        recipe: Its evaluation settings and radii count.
-        folder: For the outcomes; what is done so far is kept there until the end.
-        save_images: Also keep the adversarial images, in `adversarial/`.
-        options: Others of `evaluation.evaluate_suite`.
-    """
-    check_corruptions(recipe)
-    config = recipe.evaluation
-    outcomes = evaluation.evaluate_suite(
-        model,
-        images,
-        evaluation.build_suite(config.suite, threats_from(recipe.threats), config, images),
-        mode=None if config.mode == "auto" else config.mode,
-        batch_size=config.batch_size,
-        block_size=config.block_size,
-        limit=config.limit,
-        partial=folder / "partial",
-        images=folder / "adversarial" if save_images else None,
-        **options,
-    )
-    evaluation.save(outcomes, folder)
-    return outcomes
 
 
 def evaluation_name(run: Run, settings: dict[str, Any] | None = None) -> str:
@@ -239,6 +204,12 @@ def evaluation_name(run: Run, settings: dict[str, Any] | None = None) -> str:
     return "-".join(parts)
 
 
+def _subject(run: Run, recipe: Recipe, split: str) -> RunSubject:
+    """Return how another process gets the model of a run and its images."""
+    folder, weights = run.folder.resolve(), weights_digest(run)
+    return RunSubject(folder=folder, recipe=recipe, split=split, weights=weights)
+
+
 def _check_changes(run: Run, recipe: Recipe) -> None:
     """A model is evaluated by other rules at will, but stays what it was trained as."""
     ours = identity(run.recipe, run.defense, run.seed)
@@ -253,16 +224,6 @@ def _check_changes(run: Run, recipe: Recipe) -> None:
             "data.test_limit and training.device only; the rest decided how "
             f"{run.folder} was trained. For evaluation attacks, write evaluation.attack."
         )
-
-
-def _images(data: Data, split: str) -> Split:
-    images = {"test": data.test, "validation": data.validation}.get(split)
-    if images is None:
-        raise InputError(
-            f"split: must be 'test', or 'validation' for a run that was trained with "
-            f"data.validation above 0, got {split!r} and no such images."
-        )
-    return images
 
 
 def _settings(recipe: Recipe, split: str, seed: int, shard: Shard | None = None) -> dict[str, Any]:

@@ -118,7 +118,6 @@ class Replays:
         finally:
             self._meter.forwards, self._meter.backwards = passes
 
-
     def _recover(self) -> None:
         """Make a recording that succeeds: after a failure CUDA's generator waits for one to end."""
         torch.cuda.synchronize()
