@@ -118,7 +118,7 @@ class MNGAC(Defense[ConsistencyViews]):
         image_gradient = self._image_gradient(model, batch, x_aug, views.x_adv, lr)
         (noise_gradient,) = torch.autograd.grad(x_aug, noise, image_gradient, retain_graph=True)
         gradients = torch.autograd.grad(noise, self._learner.parameters, noise_gradient)
-        self._learner.step(gradients, lr)
+        self._learner.step(batch.place.summed(gradients), lr)
         live = (noise_gradient != 0).float().mean()
         fresh = self.augment(batch.x, views.threat, generator)
         return replace(views, x_aug=fresh, terms={"live_gradient": live})
@@ -133,16 +133,18 @@ class MNGAC(Defense[ConsistencyViews]):
     ) -> Tensor:
         """Return the gradient of the adversarial loss after one step on x_aug, by x_aug."""
         theta = {name: p.detach().requires_grad_() for name, p in model.named_parameters()}
+        place = batch.place
 
         def inner(theta: Mapping[str, Tensor], phi: tuple[Tensor, ...]) -> Tensor:
-            return cross_entropy(call_with(model, theta, phi[0]), batch.y)
+            return place.weighted(cross_entropy(call_with(model, theta, phi[0]), batch.y))
 
         def outer(theta: Mapping[str, Tensor]) -> Tensor:
-            return cross_entropy(call_with(model, theta, x_adv), batch.y)
+            return place.weighted(cross_entropy(call_with(model, theta, x_adv), batch.y))
 
         with attacking(model, "batch"):
             leaf = x_aug.detach().requires_grad_()
-            meta = meta_gradient(inner, outer, theta, (leaf,), lr=lr, mode=self.meta_mode)
+            how: dict[str, Any] = {"lr": lr, "mode": self.meta_mode, "total": place.summed}
+            meta = meta_gradient(inner, outer, theta, (leaf,), **how)
         return meta.gradients[0]
 
     def loss(self, model: nn.Module, batch: Batch, views: ConsistencyViews) -> Loss:
@@ -206,14 +208,16 @@ class ANT(Defense[Tensor]):
     ) -> Tensor:
         """Step the generator uphill; the views stay. See `Defense.adapt`."""
         with attacking(model):
-            loss = cross_entropy(model(views), batch.y)
+            loss = batch.place.weighted(cross_entropy(model(views), batch.y))
             gradients = torch.autograd.grad(loss, self._learner.parameters)
+            gradients = batch.place.summed(gradients)
         self._learner.step(tuple(-gradient for gradient in gradients), lr)
         return views.detach()
 
     def loss(self, model: nn.Module, batch: Batch, views: Tensor) -> Loss:
         """See `Defense.loss`."""
-        clean = round(self.clean_share * len(batch.x))
+        place = batch.place
+        clean = min(max(round(self.clean_share * place.total) - place.start, 0), len(batch.x))
         mixed = torch.cat((batch.x[:clean], views.detach()[clean:]))
         total = cross_entropy(model(mixed), batch.y)
         return Loss(total, {"cross_entropy": total.detach()})

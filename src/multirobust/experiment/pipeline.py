@@ -35,6 +35,7 @@ from multirobust.experiment.runs import (
 from multirobust.experiment.unlabeled import check_unlabeled, with_unlabeled
 from multirobust.files import atomic_write
 from multirobust.provenance import provenance
+from multirobust.ranks import agreed, rank, rank_0_first
 from multirobust.training import Fit, ProgressDisplay
 
 __all__ = ["evaluate_and_save", "evaluate_run", "evaluation_name", "train_run"]
@@ -54,8 +55,9 @@ def train_run(
         RunError: If the folder holds another run or cannot be written.
         Interrupted: If `stop` said so; the run is saved.
     """
-    open_run(run)
-    if run.trained:
+    with rank_0_first():
+        open_run(run)
+    if agreed(run.trained):
         return
     recipe, data = run.recipe, with_unlabeled(data, run.recipe.data)
     check_unlabeled(run.defense, data)
@@ -74,6 +76,13 @@ def train_run(
         title=run.name,
         stop=stop,
     )
+    with rank_0_first():
+        if rank() == 0:
+            _keep(run, fit, data)
+
+
+def _keep(run: Run, fit: Fit, data: Data) -> None:
+    """Write what a training made: the weights, then what they cost."""
     save_weights(run, fit.model, fit.defense)
     # For each labeled image, so that pseudo-labeled ones beside them are part of the cost.
     times = fit.seen / len(data.train)
@@ -83,6 +92,7 @@ def train_run(
         "forwards": fit.forwards * times,
         "backwards": fit.backwards * times,
         "train_images": len(data.train),
+        **({"devices": fit.devices} if fit.devices > 1 else {}),
         **_chosen(fit, len(data.train)),
         **provenance(fit.device),
     }

@@ -18,7 +18,7 @@ from multirobust.training.run_folder import difference
 
 __all__ = ["Job"]
 
-NOT_IDENTITY = {"device", "checkpoint_seconds", "init_from"}
+NOT_IDENTITY = {"accumulate", "checkpoint_seconds", "device", "devices", "init_from"}
 
 
 @dataclass(frozen=True)

@@ -11,19 +11,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from multirobust.attacks import PassMeter, attacking
+from multirobust.attacks import PassMeter
 from multirobust.data import Batch, Loader
-from multirobust.defenses import Loss
-from multirobust.defenses.base import smoothed_labels
 from multirobust.errors import CheckpointError, Interrupted, TrainingError
+from multirobust.ranks import agreed
 from multirobust.training.averages import Averages
 from multirobust.training.checkpoint import load_checkpoint, save_checkpoint
+from multirobust.training.descent import Descent
+from multirobust.training.global_statistics import GlobalStatistics
 from multirobust.training.job import Job
 from multirobust.training.metrics import MetricsLog
 from multirobust.training.progress import ProgressDisplay, Status
 from multirobust.training.runtime import Runtime
 from multirobust.training.schedule import Triangular
 from multirobust.training.selection import Selection
+from multirobust.training.team import Share, Team
 from multirobust.training.weights import WeightAverage
 
 __all__ = ["Loop"]
@@ -36,7 +38,7 @@ class Loop:
         config = job.config
         self.job = job
         self.model = job.model
-        self.runtime = Runtime(config.device, config.precision)
+        self.runtime = Runtime(config.device, config.precision, devices=config.devices)
         self.defense: Any = self.runtime.place(job.defense)
         self.sgd = torch.optim.SGD(
             self.runtime.place(job.model).parameters(),
@@ -56,6 +58,9 @@ class Loop:
         self.steps = config.epochs * len(self.loader)
         self.schedule = Triangular(self.steps, config.peak_lr, config.peak_at)
         self.meter = PassMeter(job.model)
+        self.team = Team(job.model)
+        self.statistics = GlobalStatistics(job.model, config.batch_statistics)
+        self.descent = Descent(job, self.defense, self.wrapped, self.runtime)
         self.averages = Averages()
         self.ema = WeightAverage(self.model, config.ema) if config.ema else None
         self.selection = None
@@ -71,7 +76,8 @@ class Loop:
         display.start(title, self._status({}, 0.0, 0.0))
         try:
             if self.step < self.steps:
-                with self._log() as log, self.meter, self.runtime.reproducible():
+                reproducible = self.runtime.reproducible()
+                with self._log() as log, self.meter, self.statistics, reproducible:
                     self._steps(log, display, stop)
             ending = f"trained in {self.seconds:.0f} s, {self.per_image()[1]:.1f} passes/image"
         except Interrupted:
@@ -99,7 +105,9 @@ class Loop:
                 if self.averages.steps == config.log_steps or at_end:
                     self._report(log, display, epoch)
                 self._pass_time()
-                stopping = stop() and self.step < self.steps
+                stopping = self.team.stopping(stop()) and self.step < self.steps
+                if at_end or stopping:
+                    self.team.check_same(self._learned())
                 if at_end or stopping or self._tick - saved >= config.checkpoint_seconds:
                     self._save(log)
                     saved = time.monotonic()
@@ -108,25 +116,23 @@ class Loop:
 
     def _train_step(self, batch: Batch) -> None:
         """One step of any defense: craft, adapt, minimize."""
-        model, defense, runtime = self.model, self.defense, self.runtime
+        model, runtime = self.model, self.runtime
         self.lr = self.schedule.apply(self.sgd, self.step)
         generator = runtime.generator(self.job.seed, self.step)
+        share = Share(batch, rounds=self.job.config.accumulate, generator=generator)
+        self.statistics.active = share.divided
+        passes = self.meter.forwards, self.meter.backwards
         model.train()
-        with runtime.autocast():
-            with attacking(model, self.job.batch_norm):
-                views = defense.craft(model, batch, generator=generator)
-            views = defense.adapt(model, batch, views, lr=self.lr, generator=generator)
-            with smoothed_labels(self.job.config.label_smoothing):
-                loss: Loss = defense.loss(self.wrapped, batch, views)
+        views = self.descent.views(share, lr=self.lr)
         self.sgd.zero_grad(set_to_none=True)
-        runtime.backward(loss.total)
-        terms = {"loss": loss.total, **loss.terms, **self._clip()}
+        terms = {**self.descent.differentiate(share, views), **self._clip()}
         self.stepper.step()
-        self.averages.add(terms)
+        self.averages.add(self.team.settle(terms, share.weight))
+        self.meter.scale(share.times, since=passes)
         self.step += 1
         self.seen += len(batch)
         if self.step % len(self.loader) == 0:
-            defense.after_epoch(model)
+            self.defense.after_epoch(model)
         if self.ema:
             self.ema.update(model)
 
@@ -228,6 +234,12 @@ class Loop:
         if chosen is not None:
             self.model.load_state_dict(chosen)
 
+    def _learned(self) -> dict[str, Any]:
+        """What must be the same on all ranks."""
+        parts = {"model": self.model, "defense": self.defense, "optimizer": self.sgd}
+        parts |= {"moving average": self.ema} if self.ema else {}
+        return {name: part.state_dict() for name, part in parts.items()}
+
     def _state(self) -> dict[str, Any]:
         options = {"ema": self.ema, "selection": self.selection}
         return {
@@ -247,7 +259,7 @@ class Loop:
 
     def _resume(self) -> None:
         folder = self.job.folder
-        content = load_checkpoint(folder) if folder else None
+        content = agreed(load_checkpoint(folder) if folder else None)
         if content is None:
             return
         changed = self.job.difference(content.get("identity", {}))
