@@ -29,16 +29,6 @@ class PassMeter:
         self.forwards = 0
         self.backwards = 0
 
-    def scale(self, times: float, *, since: tuple[int, int]) -> None:
-        """Count for a whole batch what was counted for a part of it.
-
-        Args:
-            times: Images of the batch for each image of the part.
-            since: Forward and backward passes before the batch.
-        """
-        self.forwards = since[0] + round((self.forwards - since[0]) * times)
-        self.backwards = since[1] + round((self.backwards - since[1]) * times)
-
     def __enter__(self) -> PassMeter:
         self._handle = self.model.register_forward_hook(self._forward)
         return self

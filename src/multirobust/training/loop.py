@@ -127,8 +127,7 @@ class Loop:
         self.sgd.zero_grad(set_to_none=True)
         terms = {**self.descent.differentiate(share, views), **self._clip()}
         self.stepper.step()
-        self.averages.add(self.team.settle(terms, share.weight))
-        self.meter.scale(share.times, since=passes)
+        self.averages.add(self.team.settle(terms, share, self.meter, passes))
         self.step += 1
         self.seen += len(batch)
         if self.step % len(self.loader) == 0:
@@ -165,6 +164,7 @@ class Loop:
 
     def _report(self, log: MetricsLog | None, display: ProgressDisplay, epoch: int) -> None:
         """Show and write the means since the last report; this waits for the device."""
+        self.team.collect(self.meter)
         terms = self.averages.means()
         self.averages.reset()
         self._check_finite(terms)
@@ -224,6 +224,7 @@ class Loop:
             return
         if log:
             log.flush()
+        self.team.collect(self.meter)
         save_checkpoint(self.job.folder, self._state())
 
     def finish(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -67,7 +68,8 @@ class Runtime:
             _check_devices(chosen, launch)
             options |= {"strategy": _strategy(launch), "num_nodes": launch.machines}
         self.fabric = Fabric(accelerator=chosen.type, devices=where, **options)
-        self.fabric.launch()
+        with _quiet():
+            self.fabric.launch()
         self.dtype = torch.float64 if precision == "64-true" else torch.float32
 
     @property
@@ -142,6 +144,18 @@ def _check_devices(chosen: torch.device, launch: Launch) -> None:
             f"training.devices: {launch.local} processes on a machine need a CUDA device each, got "
             f"{there}; start fewer, or set training.device to 'cpu'."
         )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Leave out what Fabric says when processes have found each other."""
+    logger = logging.getLogger("lightning_fabric")
+    before = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _strategy(launch: Launch) -> Any:

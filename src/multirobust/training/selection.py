@@ -144,8 +144,13 @@ class Selection:
             x_adv = attack.run(self.model, x[own], y[own], batch_size=part.rows, generator=source)
             right[own] = self._right(x_adv, y[own]).float()
         generator.set_state(source.get_state())
-        self.meter.scale(len(x) / sum(part.rows for part in rounds), since=passes)
-        return (right if rounds[0].alone else summed((right,))[0]).bool()
+        if rounds[0].alone:
+            return right.bool()
+        counted = self.meter.forwards - passes[0], self.meter.backwards - passes[1]
+        total, right = summed((torch.tensor(counted, device=x.device), right))
+        forwards, backwards = total.tolist()
+        self.meter.forwards, self.meter.backwards = passes[0] + forwards, passes[1] + backwards
+        return right.bool()
 
     def _right(self, x: Tensor, y: Tensor) -> Tensor:
         """Which images the model gets right; none whose logits are NaN or infinite."""

@@ -10,6 +10,7 @@ from typing import Any, final
 import torch
 from torch import Tensor, distributed, nn
 
+from multirobust.attacks import PassMeter
 from multirobust.config import TrainingConfig
 from multirobust.data import Batch
 from multirobust.errors import TrainingError
@@ -78,11 +79,6 @@ class Share:
             return loss
         return loss * (part.share * (ranks() if self.divided else 1))
 
-    @property
-    def times(self) -> float:
-        """Images of the batch for each image of this rank."""
-        return self.part.total / self.part.rows
-
 
 @final
 class Team:
@@ -95,26 +91,49 @@ class Team:
     def __init__(self, model: nn.Module):
         self.model = model
         self._asked = False
+        self._passes: Tensor | None = None
         self._heard: list[Tensor] = []
 
     @torch.no_grad()
-    def settle(self, terms: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
+    def settle(
+        self, terms: Mapping[str, Tensor], share: Share, meter: PassMeter, since: tuple[int, int]
+    ) -> dict[str, Tensor]:
         """Average over the images of all ranks what BatchNorm noted and what is reported.
 
         Args:
-            terms: Scalars, already weighted by the rounds' shares of this rank's images.
-            share: Of this rank's images in the batch.
+            terms: Means over this rank's images.
+            share: What this rank had of the batch.
+            meter: Has counted the passes of this rank; they are added up over all for `collect`.
+            since: Its forward and backward passes before the step.
+
+        Returns:
+            The means over the whole batch.
         """
         if ranks() == 1:
             return dict(terms)
         noted = tuple(buffer for buffer in self.model.buffers() if buffer.is_floating_point())
         asked = torch.tensor(float(self._asked), device=next(self.model.parameters()).device)
-        weighted = (value.detach().double() * share for value in terms.values())
-        totals = list(summed((*(b * share for b in noted), *weighted, asked.double())))
+        weighted = (value.detach().double() * share.weight for value in terms.values())
+        passes = meter.forwards - since[0], meter.backwards - since[1]
+        meter.forwards, meter.backwards = since
+        counted = torch.tensor(passes, dtype=torch.float64, device=asked.device)
+        counted = counted if share.divided else counted / ranks()
+        shares = (buffer * share.weight for buffer in noted)
+        totals = list(summed((*shares, *weighted, counted, asked.double())))
         for buffer in noted:
             buffer.copy_(totals.pop(0))
         self._heard = [*self._heard[-1:], totals.pop()]
+        counted = totals.pop()
+        self._passes = counted if self._passes is None else self._passes + counted
         return dict(zip(terms, totals, strict=True))
+
+    def collect(self, meter: PassMeter) -> None:
+        """Give a meter the passes of all ranks since the last time; this waits for the device."""
+        if self._passes is not None:
+            forwards, backwards = self._passes.tolist()
+            meter.forwards += round(forwards)
+            meter.backwards += round(backwards)
+            self._passes = None
 
     def stopping(self, asked: bool) -> bool:
         """Whether all ranks are to stop after this step: two steps after one of them was asked to.
