@@ -2,7 +2,7 @@
 
 The command is started once more for each device, with the environment variables that torchrun sets.
 Rank 0 speaks for all: it has this process's terminal. How a rank ended it writes into a file, so
-that one error is told, that of the rank that failed first, and not what the others say of its loss.
+that one error is told, that of the rank that failed, and not what the others say of its loss.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def launch(devices: int, arguments: list[str]) -> None:
         arguments: Of the command line, without the name of the program.
 
     Raises:
-        MultirobustError: Of the kind that the first rank to fail has told, or a TrainingError if it
+        MultirobustError: Of the kind that a rank to fail has told, or a TrainingError if it
             could not tell.
     """
     with tempfile.TemporaryDirectory(prefix="multirobust-") as folder:
@@ -67,7 +67,7 @@ class Ranks:
 
     def __init__(self, count: int, arguments: list[str], folder: Path):
         self.folder = folder
-        self.failed: list[int] = []
+        self.failed: set[int] = set()
         self.ended_by_this: set[int] = set()
         shared = {
             "WORLD_SIZE": str(count),
@@ -120,10 +120,10 @@ class Ranks:
                 process.send_signal(number)
 
     def _note(self) -> None:
-        """Remember in which order ranks have failed."""
+        """Remember which ranks have failed."""
         for rank, process in enumerate(self.processes):
-            if process.poll() not in (None, 0) and rank not in self.failed:
-                self.failed.append(rank)
+            if process.poll() not in (None, 0):
+                self.failed.add(rank)
 
     @contextlib.contextmanager
     def stopping_with_this(self) -> Iterator[None]:
@@ -148,7 +148,8 @@ class Ranks:
 
     def problem(self) -> errors.MultirobustError | None:
         """Return the error of the rank that is to blame, or None if all went well."""
-        found = [self._problem(rank) for rank in self.failed if rank not in self.ended_by_this]
+        chosen = sorted(rank for rank in self.failed if rank not in self.ended_by_this)
+        found = [self._problem(rank) for rank in chosen]
         return min(found, key=lambda pair: pair[0])[1] if found else self._killed()
 
     def _killed(self) -> errors.MultirobustError | None:

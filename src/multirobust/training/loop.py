@@ -87,7 +87,7 @@ class Loop:
             display.finish(ending)
 
     def _log(self) -> contextlib.AbstractContextManager[MetricsLog | None]:
-        if self.job.folder is None:
+        if self.job.folder is None or not self.job.writes:
             return contextlib.nullcontext()
         return contextlib.closing(MetricsLog(self.job.folder, self.step))
 
@@ -220,7 +220,7 @@ class Loop:
             finite = [tensor.detach().isfinite().all() for tensor in tensors]
             if finite and not torch.stack(finite).all():
                 self._check_finite({name: math.nan})
-        if self.job.folder is None:
+        if self.job.folder is None or not self.job.writes:
             return
         if log:
             log.flush()
@@ -260,7 +260,7 @@ class Loop:
 
     def _resume(self) -> None:
         folder = self.job.folder
-        content = agreed(load_checkpoint(folder) if folder else None)
+        content = agreed(load_checkpoint(folder) if folder and self.job.writes else None)
         if content is None:
             return
         changed = self.job.difference(content.get("identity", {}))

@@ -116,15 +116,15 @@ def fit(
     _check(model, data)
     launch = launched()
     writer = launch is None or launch.rank == 0
-    own = folder if writer else None
     job = Job(
-        *(model, data, defense, config, seed, batch_norm, own),
+        *(model, data, defense, config, seed, batch_norm, folder),
         given=plain(identity or {}),
         defaults=plain(defaults or {}),
         attacks=held_out_attacks or {},
         start=start.digest if start else None,
+        writes=writer,
     )
-    with losing_a_rank(), exclusive(own):
+    with losing_a_rank(), exclusive(folder if writer else None):
         loop = Loop(job)
         loop.run(display if display and writer else Silent(), title, stop)
         loop.finish()
