@@ -27,6 +27,7 @@ __all__ = ["MetaGradient", "Mode", "call_with", "meta_gradient"]
 Parameters: TypeAlias = dict[str, Tensor]
 Inner: TypeAlias = Callable[[Parameters, tuple[Tensor, ...]], Tensor]
 Outer: TypeAlias = Callable[[Parameters], Tensor]
+Total: TypeAlias = Callable[[tuple[Tensor, ...]], tuple[Tensor, ...]]
 Mode: TypeAlias = Literal["mixed_vjp", "unrolled", "forward_over_reverse"]
 
 
@@ -52,6 +53,7 @@ def meta_gradient(
     *,
     lr: float | Tensor,
     mode: Mode | str = "mixed_vjp",
+    total: Total = tuple,
 ) -> MetaGradient:
     """Return d/dphi of outer(theta - lr * grad_theta inner(theta, phi)).
 
@@ -73,6 +75,9 @@ def meta_gradient(
         phi: Tensors that require a gradient, leaves or not.
         lr: Step size of the look-ahead step, at least 0; a float or a 0-dimensional tensor.
         mode: How to compute it.
+        total: Where inner and outer are a share of a sum over several processes: maps gradients by
+            theta to their sums, differentiably (`ranks.summed`). The gradients by phi are then
+            those of the whole outer loss by this process's phi; the two losses stay shares.
 
     Raises:
         InputError: If the mode is unknown, lr is negative, not finite or not a scalar, theta or phi
@@ -85,7 +90,7 @@ def meta_gradient(
         raise lookup_error("mode", mode, _MODES)
     _check(theta, phi, lr)
     with torch.enable_grad():
-        return _MODES[mode](inner, outer, _leaves(theta), tuple(phi), lr)
+        return _MODES[mode](inner, outer, _leaves(theta), tuple(phi), lr, total)
 
 
 def call_with(model: nn.Module, theta: Mapping[str, Tensor], x: Tensor) -> Tensor:
@@ -106,21 +111,31 @@ def call_with(model: nn.Module, theta: Mapping[str, Tensor], x: Tensor) -> Tenso
 
 
 def _unrolled(
-    inner: Inner, outer: Outer, theta: Parameters, phi: tuple[Tensor, ...], lr: float | Tensor
+    inner: Inner,
+    outer: Outer,
+    theta: Parameters,
+    phi: tuple[Tensor, ...],
+    lr: float | Tensor,
+    total: Total,
 ) -> MetaGradient:
     inner_loss = _scalar(inner(theta, phi), "inner")
     gradient = _gradients(inner_loss, tuple(theta.values()), create_graph=True)
-    outer_loss = _scalar(outer(_step(theta, gradient, lr)), "outer")
+    outer_loss = _scalar(outer(_step(theta, total(gradient), lr)), "outer")
     gradients = _gradients(outer_loss, phi)
     return MetaGradient(gradients, outer_loss.detach(), inner_loss.detach())
 
 
 def _mixed_vjp(
-    inner: Inner, outer: Outer, theta: Parameters, phi: tuple[Tensor, ...], lr: float | Tensor
+    inner: Inner,
+    outer: Outer,
+    theta: Parameters,
+    phi: tuple[Tensor, ...],
+    lr: float | Tensor,
+    total: Total,
 ) -> MetaGradient:
     inner_loss = _scalar(inner(theta, phi), "inner")
     gradient = _gradients(inner_loss, tuple(theta.values()), create_graph=True)
-    outer_loss, direction = _look_ahead(outer, theta, gradient, lr)
+    outer_loss, direction = _look_ahead(outer, theta, gradient, lr, total)
     pairs = [(g, v) for g, v in zip(gradient, direction, strict=True) if g.requires_grad]
     if not pairs:
         return MetaGradient(_zeros(phi), outer_loss, inner_loss.detach())
@@ -130,12 +145,17 @@ def _mixed_vjp(
 
 
 def _forward_over_reverse(
-    inner: Inner, outer: Outer, theta: Parameters, phi: tuple[Tensor, ...], lr: float | Tensor
+    inner: Inner,
+    outer: Outer,
+    theta: Parameters,
+    phi: tuple[Tensor, ...],
+    lr: float | Tensor,
+    total: Total,
 ) -> MetaGradient:
     inner_loss = _scalar(inner(theta, phi), "inner")
     gradient = _gradients(inner_loss, tuple(theta.values()))
     inner_loss = inner_loss.detach()  # frees its graph before the outer pass
-    outer_loss, direction = _look_ahead(outer, theta, gradient, lr)
+    outer_loss, direction = _look_ahead(outer, theta, gradient, lr, total)
     _load_forward_mode()
     with forward_ad.dual_level():
         dual = {
@@ -160,12 +180,16 @@ _MODES: dict[str, Callable[..., MetaGradient]] = {
 
 
 def _look_ahead(
-    outer: Outer, theta: Parameters, gradient: tuple[Tensor, ...], lr: float | Tensor
+    outer: Outer,
+    theta: Parameters,
+    gradient: tuple[Tensor, ...],
+    lr: float | Tensor,
+    total: Total,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Return outer(theta_hat), detached, and its gradient with respect to theta_hat."""
-    theta_hat = _leaves(_step(theta, gradient, lr))
+    theta_hat = _leaves(_step(theta, total(tuple(g.detach() for g in gradient)), lr))
     loss = _scalar(outer(theta_hat), "outer")
-    return loss.detach(), _gradients(loss, tuple(theta_hat.values()))
+    return loss.detach(), total(_gradients(loss, tuple(theta_hat.values())))
 
 
 def _step(theta: Parameters, gradient: tuple[Tensor, ...], lr: float | Tensor) -> Parameters:

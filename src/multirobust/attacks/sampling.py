@@ -43,8 +43,15 @@ class Sampler(nn.Module, abc.ABC):
     def probabilities(self) -> list[float]:
         """Return how probable each attack is in the next draw; they sum to one."""
 
-    def draw(self) -> Attack:
-        """Return the attack of the next batch and count it."""
+    def draw(self, *, again: bool = False) -> Attack:
+        """Return the attack of the next batch and count it.
+
+        Args:
+            again: Return the last one once more and count nothing: for the rest of a batch that is
+                attacked in several parts.
+        """
+        if again and self.last is not None:
+            return self.attacks[self.last]
         weights = torch.tensor(self.probabilities(), dtype=torch.float64)
         point = torch.rand((), dtype=torch.float64, generator=self._random)
         index = int(torch.searchsorted(weights.cumsum(0), point, right=True))

@@ -24,6 +24,7 @@ from multirobust.attacks.base import Attack, attacking, check_batch
 from multirobust.attacks.objectives import Margin, Objective
 from multirobust.attacks.parametric import Parameters, ParametricAttack
 from multirobust.errors import InputError, lookup_error
+from multirobust.ranks import drawn
 from multirobust.threats import Transformation
 from multirobust.threats.projection import work_dtype
 from multirobust.types import Images, Labels, PerImage
@@ -276,4 +277,5 @@ def _evenly(count: int) -> Iterator[float]:
 
 def _uniform(x: Images, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     """Return numbers drawn uniformly from [-1, 1)."""
-    return torch.rand(shape, generator=generator, dtype=x.dtype, device=x.device) * 2 - 1
+    options = {"dtype": x.dtype, "device": x.device}
+    return drawn(torch.rand, shape, generator=generator, **options) * 2 - 1

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from multirobust.attacks.objectives import Margin, Objective
 from multirobust.attacks.parametric import Parameters, ParametricAttack
 from multirobust.errors import InputError
+from multirobust.ranks import drawn
 from multirobust.types import Images
 
 __all__ = ["FieldAttack", "StAdv", "roughness_gradient"]
@@ -71,7 +72,8 @@ class FieldAttack(ParametricAttack, abc.ABC):
         zero = x.new_zeros((len(x), *self.shape(x)))
         field = zero
         if self.random_start:
-            uniform = torch.rand(zero.shape, generator=generator, dtype=x.dtype, device=x.device)
+            options = {"dtype": x.dtype, "device": x.device}
+            uniform = drawn(torch.rand, zero.shape, generator=generator, **options)
             field = uniform * 2 - 1
         return {"field": field, "mean": zero, "square": zero}
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DefenseOption",
+    "DevicesOption",
     "EvaluationOption",
     "FormatOption",
     "InitOption",
@@ -70,6 +71,10 @@ InitOption = Annotated[
         help="Fine-tune: start from the weights of this run folder or file.",
     ),
 ]
+DevicesOption = Annotated[
+    int | None,
+    typer.Option("--devices", metavar="N", min=1, help="Train on so many devices of this machine."),
+]
 SuiteOption = Annotated[str | None, typer.Option("--suite", help="In place of the recipe's.")]
 EvaluationOption = Annotated[
     str | None,
@@ -101,6 +106,7 @@ def recipe_of(
     defense: list[str] | None = None,
     seed: list[int] | None = None,
     init_from: Path | None = None,
+    devices: int | None = None,
 ) -> Recipe:
     """Return a recipe with the overrides of the command line."""
     from multirobust.config import load_recipe
@@ -112,4 +118,6 @@ def recipe_of(
         chosen.append(f"seeds={list(seed)!r}")
     if init_from is not None:
         chosen.append(f"training.init_from={json.dumps(str(init_from), ensure_ascii=False)}")
+    if devices is not None:
+        chosen.append(f"training.devices={devices}")
     return load_recipe(source, chosen)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +11,7 @@ import typer
 from multirobust import catalog
 from multirobust.cli.common import (
     DefenseOption,
+    DevicesOption,
     InitOption,
     OutputOption,
     RecipeArgument,
@@ -18,8 +20,10 @@ from multirobust.cli.common import (
     recipe_of,
     tell,
 )
+from multirobust.cli.launching import launch
 from multirobust.cli.reading import write_report_of
 from multirobust.errors import lookup_error
+from multirobust.processes import launched
 
 if TYPE_CHECKING:
     from multirobust.config import Recipe
@@ -77,13 +81,14 @@ def train(
     defense: DefenseOption = None,
     seed: SeedOption = None,
     init_from: InitOption = None,
+    devices: DevicesOption = None,
     output: OutputOption = None,
 ) -> None:
     """Train the defenses of a recipe; what is finished stays, what was interrupted goes on.
 
     Example: multirobust train digits --defense sat --defense mng_ac --output runs/mine
     """
-    chosen = recipe_of(recipe, overrides, defense, seed, init_from)
+    chosen = recipe_of(recipe, overrides, defense, seed, init_from, devices)
     _train(chosen, output)
 
 
@@ -93,6 +98,7 @@ def run_recipe(
     defense: DefenseOption = None,
     seed: SeedOption = None,
     init_from: InitOption = None,
+    devices: DevicesOption = None,
     output: OutputOption = None,
 ) -> None:
     """Train, evaluate, compare and report: the whole of a recipe by one command.
@@ -101,7 +107,7 @@ def run_recipe(
 
     Example: multirobust run cifar10_small --set data.folder=PATH
     """
-    _run(recipe_of(recipe, overrides, defense, seed, init_from), output)
+    _run(recipe_of(recipe, overrides, defense, seed, init_from, devices), output)
 
 
 def demo(output: OutputOption = None) -> None:
@@ -113,13 +119,18 @@ def demo(output: OutputOption = None) -> None:
 
 
 def _train(recipe: Recipe, output: Path | None) -> list[Run]:
+    """Train, and return the runs that this process goes on with: none, if another one does."""
+    started = launched()
+    if started is None and recipe.training.devices > 1:
+        launch(recipe.training.devices, sys.argv[1:])
+        return []
     from multirobust.experiment import prepare, train_all
-    from multirobust.training import display_for, stop_on_interrupt
+    from multirobust.training import display_for, stop_on_interrupt, together
 
-    runs, data = prepare(recipe, output or Path("runs") / recipe.name)
-    with stop_on_interrupt() as stop:
+    with together(recipe.training), stop_on_interrupt() as stop:
+        runs, data = prepare(recipe, output or Path("runs") / recipe.name)
         train_all(runs, data, display=display_for, stop=stop, tell=tell)
-    return runs
+    return runs if started is None or started.rank == 0 else []
 
 
 def _run(recipe: Recipe, output: Path | None) -> None:
@@ -127,6 +138,8 @@ def _run(recipe: Recipe, output: Path | None) -> None:
     from multirobust.report import comparison, text
 
     runs = _train(recipe, output)
+    if not runs:
+        return
     evaluate_all(runs, tell=tell)
     typer.echo(text(comparison([result_of(run) for run in runs])).rstrip("\n"))
     write_report_of(runs, runs[0].folder.parent / "report.html")

@@ -16,7 +16,7 @@ class TrainingConfig(Section):
 
     Args:
         epochs: Passes over the training set.
-        batch_size: Images a step; at least 2.
+        batch_size: Images a step, on all devices together; at least 2.
         peak_lr: Top of the triangular schedule.
         peak_at: Where the top lies, as a share of all steps.
         momentum: Of SGD.
@@ -31,6 +31,15 @@ class TrainingConfig(Section):
             weights and not in the attacks.
         init_from: Weights to start from: a run folder that has been trained, or a file of weights.
         device: "auto", "cpu" or "cuda".
+        devices: Processes that train together, each on a device of its own; they share the images
+            of every step. Above 1, `multirobust train` starts them on this machine; those of
+            torchrun and SLURM join, whatever their number.
+        accumulate: Parts of a process's images that pass the model one after the other, to need
+            less memory. What MNG-AC and RAMP do beside the loss still takes all of them at once.
+        batch_statistics: What BatchNorm normalizes by when the images of a step are divided: those
+            that pass together on one "device" (as is usual), or on all ("global": as one device
+            would, for a message between them in every layer and pass). Running statistics are
+            averages over the devices either way.
         precision: Fabric's name: "32-true", "bf16-mixed" or "64-true".
         memory_format: Of the weights: "contiguous", "channels_last", or "auto", which is
             channels_last in bf16-mixed on a CUDA device and contiguous otherwise.
@@ -54,6 +63,9 @@ class TrainingConfig(Section):
     label_smoothing: Share = 0.0
     init_from: Annotated[str, Field(min_length=1)] | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    devices: Count = 1
+    accumulate: Count = 1
+    batch_statistics: Literal["device", "global"] = "device"
     precision: Literal["32-true", "bf16-mixed", "64-true"] = "32-true"
     memory_format: Literal["auto", "contiguous", "channels_last"] = "auto"
     compile: Annotated[bool, Field(strict=True)] = False

@@ -14,6 +14,7 @@ from multirobust.data.datasets import Split
 from multirobust.data.order import Mixture, batches, generator_for, permutation
 from multirobust.data.unlabeled import Unlabeled
 from multirobust.errors import InputError
+from multirobust.ranks import Part
 from multirobust.types import Images, Labels
 
 __all__ = ["Batch", "Loader"]
@@ -29,14 +30,28 @@ class Batch:
         y: Class indices, int64, shape (b,).
         index: Position of each image in the split, int64, shape (b,). Unlabeled images are
             numbered on from the labeled ones: len(split) + i is the i-th of them.
+        part: Which rows of a batch that is divided among processes or rounds these are; None is a
+            whole batch.
     """
 
     x: Images
     y: Labels
     index: Labels
+    part: Part | None = None
 
     def __len__(self) -> int:
         return len(self.y)
+
+    @property
+    def place(self) -> Part:
+        """Which rows of the whole batch these are; all of them without a part."""
+        count = len(self)
+        return self.part or Part(start=0, stop=count, total=count, fellows=count)
+
+    def take(self, part: Part) -> Batch:
+        """Return the rows of a part of this whole batch."""
+        rows = slice(part.start, part.stop)
+        return Batch(self.x[rows], self.y[rows], self.index[rows], part)
 
 
 @final

@@ -48,20 +48,30 @@ class AdversarialTraining(Defense[Tensor]):
     def __init__(self, attack: Attack | Sampler):
         super().__init__()
         self.sampler = Always(attack) if isinstance(attack, Attack) else attack
+        self._seen: list[tuple[Tensor, Tensor]] = []
 
     def craft(
         self, model: nn.Module, batch: Batch, *, generator: torch.Generator | None = None
     ) -> Tensor:
         """Return adversarial images. See `Defense.craft`."""
-        return self.sampler.draw()(model, batch.x, batch.y, generator=generator)
+        attack = self.sampler.draw(again=not batch.place.first)
+        return attack(model, batch.x, batch.y, generator=generator)
 
     def loss(self, model: nn.Module, batch: Batch, views: Tensor) -> Loss:
         """See `Defense.loss`."""
         logits = model(views)
         if self.sampler.last is not None:
-            self.sampler.observe(self.sampler.last, logits.detach(), batch.y)
+            self._observe(self.sampler.last, logits, batch)
         total = cross_entropy(logits, batch.y)
         return Loss(total, {"cross_entropy": total.detach()})
+
+    def _observe(self, index: int, logits: Tensor, batch: Batch) -> None:
+        """Tell the sampler of the whole batch at once, whoever computed which part of it."""
+        place = batch.place
+        self._seen.append((place.gathered(logits), place.gathered(batch.y)))
+        if place.last:
+            seen, self._seen = self._seen, []
+            self.sampler.observe(index, *map(torch.cat, zip(*seen, strict=True)))
 
 
 @final

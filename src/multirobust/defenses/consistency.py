@@ -16,6 +16,7 @@ from multirobust.attacks.objectives import at_least_float32
 from multirobust.data import Batch
 from multirobust.defenses.base import Defense, Loss, cross_entropy
 from multirobust.errors import InputError, lookup_error
+from multirobust.ranks import drawn
 from multirobust.threats import Threat
 
 __all__ = [
@@ -93,7 +94,7 @@ def draw_adversarial(
     sampler: Sampler, model: nn.Module, batch: Batch, generator: torch.Generator | None
 ) -> tuple[Tensor, Threat]:
     """Draw an attack (Eq. 5) and return its images (Eq. 1) and its threat."""
-    attack = sampler.draw()
+    attack = sampler.draw(again=not batch.place.first)
     return attack(model, batch.x, batch.y, generator=generator), attack.threats[0]
 
 
@@ -108,6 +109,10 @@ def check_settings(name: str, sampler: Sampler, forward: str) -> None:
                 f"augmented images to be projected onto, got {attack!r}; give its parts to the "
                 "sampler one by one."
             )
+
+
+def _normal(shape: tuple[int, ...], *, generator: torch.Generator, like: Tensor) -> Tensor:
+    return like.new_empty(shape).normal_(generator=generator)
 
 
 @final
@@ -135,7 +140,7 @@ class ConsistencyTraining(Defense[ConsistencyViews]):
         """Return adversarial images and proj(x + z), z standard normal. See `Defense.craft`."""
         generator = generator or torch.Generator(batch.x.device).manual_seed(0)
         x_adv, threat = draw_adversarial(self.sampler, model, batch, generator)
-        noise = torch.empty_like(batch.x).normal_(generator=generator)
+        noise = drawn(_normal, batch.x.shape, generator=generator, like=batch.x)
         return ConsistencyViews(x_adv, threat.project(batch.x + noise, batch.x), threat)
 
     def loss(self, model: nn.Module, batch: Batch, views: ConsistencyViews) -> Loss:

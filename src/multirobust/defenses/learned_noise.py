@@ -23,6 +23,7 @@ from multirobust.defenses.consistency import (
 from multirobust.errors import InputError
 from multirobust.metagrad import call_with, meta_gradient
 from multirobust.models import NoiseGenerator
+from multirobust.ranks import Part
 from multirobust.threats import L2, Threat
 
 __all__ = ["ANT", "MNGAC"]
@@ -136,9 +137,9 @@ class MNGAC(Defense[ConsistencyViews]):
             count = max(round(self.meta_share * len(batch.x)), min(2, len(batch.x)))
             rate = torch.full((), lr, dtype=batch.x.dtype, device=batch.x.device)
             inputs = (batch.x[:count], batch.y[:count], views.x_adv[:count], rate)
-            work = functools.partial(self._gradients, model, threat)
+            work = functools.partial(self._gradients, model, threat, batch.place)
             gradients, terms = self.run(("meta", threat), work, inputs, generator)
-            self._learner.step(gradients, lr)
+            self._learner.step(batch.place.summed(gradients), lr)
         self.steps += 1
         work = functools.partial(self._augmented, threat)
         return replace(
@@ -149,6 +150,7 @@ class MNGAC(Defense[ConsistencyViews]):
         self,
         model: nn.Module,
         threat: Threat,
+        place: Part,
         x: Tensor,
         y: Tensor,
         x_adv: Tensor,
@@ -159,7 +161,7 @@ class MNGAC(Defense[ConsistencyViews]):
         """Return the gradient of Eq. 10 by the generator's parameters, and what to report of it."""
         noise = self.noise(self.noise.draw(x, generator), x)
         x_aug = threat.project(x + noise, x)
-        image_gradient = self._image_gradient(model, y, x_aug, x_adv, lr)
+        image_gradient = self._image_gradient(model, place, y, x_aug, x_adv, lr)
         (noise_gradient,) = torch.autograd.grad(x_aug, noise, image_gradient, retain_graph=True)
         gradients = torch.autograd.grad(noise, self._learner.parameters, noise_gradient)
         return gradients, {"live_gradient": (noise_gradient != 0).float().mean()}
@@ -173,20 +175,27 @@ class MNGAC(Defense[ConsistencyViews]):
         return threat.project(x + self.noise(self.noise.draw(x, generator), x), x)
 
     def _image_gradient(
-        self, model: nn.Module, y: Tensor, x_aug: Tensor, x_adv: Tensor, lr: Tensor
+        self,
+        model: nn.Module,
+        place: Part,
+        y: Tensor,
+        x_aug: Tensor,
+        x_adv: Tensor,
+        lr: Tensor,
     ) -> Tensor:
         """Return the gradient of the adversarial loss after one step on x_aug, by x_aug."""
         theta = {name: p.detach().requires_grad_() for name, p in model.named_parameters()}
 
         def inner(theta: Mapping[str, Tensor], phi: tuple[Tensor, ...]) -> Tensor:
-            return cross_entropy(call_with(model, theta, phi[0]), y)
+            return place.weighted(cross_entropy(call_with(model, theta, phi[0]), y))
 
         def outer(theta: Mapping[str, Tensor]) -> Tensor:
-            return cross_entropy(call_with(model, theta, x_adv), y)
+            return place.weighted(cross_entropy(call_with(model, theta, x_adv), y))
 
         with attacking(model, "batch"):
             leaf = x_aug.detach().requires_grad_()
-            meta = meta_gradient(inner, outer, theta, (leaf,), lr=lr, mode=self.meta_mode)
+            how: dict[str, Any] = {"lr": lr, "mode": self.meta_mode, "total": place.summed}
+            meta = meta_gradient(inner, outer, theta, (leaf,), **how)
         return meta.gradients[0]
 
     def loss(self, model: nn.Module, batch: Batch, views: ConsistencyViews) -> Loss:
@@ -251,14 +260,16 @@ class ANT(Defense[Tensor]):
     ) -> Tensor:
         """Step the generator uphill; the views stay. See `Defense.adapt`."""
         with attacking(model):
-            loss = cross_entropy(model(views), batch.y)
+            loss = batch.place.weighted(cross_entropy(model(views), batch.y))
             gradients = torch.autograd.grad(loss, self._learner.parameters)
+            gradients = batch.place.summed(gradients)
         self._learner.step(tuple(-gradient for gradient in gradients), lr)
         return views.detach()
 
     def loss(self, model: nn.Module, batch: Batch, views: Tensor) -> Loss:
         """See `Defense.loss`."""
-        clean = round(self.clean_share * len(batch.x))
+        place = batch.place
+        clean = min(max(round(self.clean_share * place.total) - place.start, 0), len(batch.x))
         mixed = torch.cat((batch.x[:clean], views.detach()[clean:]))
         total = cross_entropy(model(mixed), batch.y)
         return Loss(total, {"cross_entropy": total.detach()})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -14,6 +15,7 @@ from multirobust.attacks.objectives import at_least_float32
 from multirobust.data import Batch
 from multirobust.defenses.base import Defense, Loss, cross_entropy
 from multirobust.errors import InputError
+from multirobust.ranks import Part
 
 __all__ = ["RAMP", "PairedViews", "logit_pairing", "mixed_update"]
 
@@ -31,7 +33,7 @@ class PairedViews:
     other: Tensor
 
 
-def logit_pairing(key: Tensor, other: Tensor, y: Tensor) -> Tensor:
+def logit_pairing(key: Tensor, other: Tensor, y: Tensor, *, place: Part | None = None) -> Tensor:
     """Return KL(p_key || p_other), in nats, mean over the images that p_key classifies correctly.
 
     Zero where none is. The gradient goes through both predictions.
@@ -40,12 +42,18 @@ def logit_pairing(key: Tensor, other: Tensor, y: Tensor) -> Tensor:
         key: Logits on the images of the key attack, (b, k).
         other: Logits on those of the other attack, (b, k).
         y: True labels (b,).
+        place: Which rows of a batch these are, if it is divided among processes: the images are
+            then counted on all of them, and the result is what enters a mean over these rows.
     """
     log_p = F.log_softmax(at_least_float32(key), dim=1)
     log_q = F.log_softmax(at_least_float32(other), dim=1)
     divergence = F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(1)
     right = (key.argmax(1) == y).to(divergence.dtype)
-    return (right * divergence).sum() / right.sum().clamp(min=1)
+    count = right.sum()
+    if place is not None and not place.alone:
+        count = place.summed((count,))[0] * (place.rows / place.fellows)
+        return (right * divergence).sum() / torch.where(count > 0, count, 1)
+    return (right * divergence).sum() / count.clamp(min=1)
 
 
 def mixed_update(start: Tensor, adversarial: Tensor, natural: Tensor, share: float) -> Tensor:
@@ -87,13 +95,28 @@ class _NaturalTraining:
         leaves = {name: value.detach().requires_grad_() for name, value in trained.items()}
         with torch.enable_grad():
             logits = torch.func.functional_call(model, {**self.weights, **leaves}, (batch.x,))
-            loss = cross_entropy(logits, batch.y)
+            loss = batch.place.weighted(cross_entropy(logits, batch.y))
             gradients = torch.autograd.grad(loss, tuple(leaves.values()), allow_unused=True)
+        if not batch.place.alone:
+            gradients = self._settled(gradients, trained, batch.place)
         with torch.no_grad():
             for name, gradient in zip(leaves, gradients, strict=True):
                 if gradient is not None:
                     self._descend(name, gradient, lr)
         return loss.detach()
+
+    def _settled(
+        self, gradients: tuple[Tensor | None, ...], trained: Collection[str], place: Part
+    ) -> tuple[Tensor | None, ...]:
+        """Sum the gradients over the ranks, and average what BatchNorm has noted."""
+        noted = {n: v for n, v in self.weights.items() if n not in trained}
+        noted = {n: v for n, v in noted.items() if v.is_floating_point()}
+        used = tuple(gradient for gradient in gradients if gradient is not None)
+        shares = tuple(value * place.share for value in noted.values())
+        totals = iter(place.summed((*used, *shares)))
+        gradients = tuple(None if g is None else next(totals) for g in gradients)
+        self.weights |= dict(zip(noted, totals, strict=True))
+        return gradients
 
     def _begin(self, model: nn.Module) -> None:
         """Copy the model at the first step of an epoch, and follow it to its device."""
@@ -207,7 +230,7 @@ class RAMP(Defense[PairedViews]):
         stronger = torch.gt(*losses)[:, None, None, None]
         worst = torch.where(stronger, views.key, views.other)
         classification = cross_entropy(model(worst), batch.y)
-        divergence = logit_pairing(key, other, batch.y)
+        divergence = logit_pairing(key, other, batch.y, place=batch.place)
         terms = {"cross_entropy": classification.detach(), "pairing": divergence.detach()}
         return Loss(classification + self.pairing * divergence, terms)
 

@@ -21,21 +21,18 @@ from multirobust.experiment.building import (
     build_defense,
     build_model,
     load_model,
-    save_weights,
     weights_digest,
 )
+from multirobust.experiment.keeping import keep_training
 from multirobust.experiment.runs import (
-    TRAINING,
     Run,
     identity,
     open_run,
     stored_recipe,
-    to_json,
 )
 from multirobust.experiment.unlabeled import check_unlabeled, with_unlabeled
-from multirobust.files import atomic_write
-from multirobust.provenance import provenance
-from multirobust.training import Fit, ProgressDisplay
+from multirobust.ranks import agreed, rank, rank_0_first
+from multirobust.training import ProgressDisplay
 
 __all__ = ["evaluate_run", "evaluation_name", "train_run"]
 
@@ -54,8 +51,9 @@ def train_run(
         RunError: If the folder holds another run or cannot be written.
         Interrupted: If `stop` said so; the run is saved.
     """
-    open_run(run)
-    if run.trained:
+    with rank_0_first():
+        open_run(run)
+    if agreed(run.trained):
         return
     recipe, data = run.recipe, with_unlabeled(data, run.recipe.data)
     check_unlabeled(run.defense, data)
@@ -74,34 +72,9 @@ def train_run(
         title=run.name,
         stop=stop,
     )
-    save_weights(run, fit.model, fit.defense)
-    # For each labeled image, so that pseudo-labeled ones beside them are part of the cost.
-    times = fit.seen / len(data.train)
-    facts = {
-        "seconds": fit.seconds,
-        "steps": fit.steps,
-        "forwards": fit.forwards * times,
-        "backwards": fit.backwards * times,
-        "train_images": len(data.train),
-        **_chosen(fit, len(data.train)),
-        **provenance(fit.device),
-    }
-    atomic_write(run.folder / TRAINING, to_json(facts))
-
-
-def _chosen(fit: Fit, images: int) -> dict[str, Any]:
-    """What `training.json` says of the weights it began with, and of those it ended with."""
-    facts: dict[str, Any] = {"init_from": fit.start.facts()} if fit.start else {}
-    if fit.selected is None:
-        return facts
-    cost = {
-        "images": fit.selected.images,
-        "seconds": fit.selected.seconds,
-        "forwards": fit.selected.forwards / images,
-        "backwards": fit.selected.backwards / images,
-    }
-    history = list(fit.selected.history)
-    return facts | {"selected_epoch": fit.selected.epoch, "held_out": history, "selection": cost}
+    with rank_0_first():
+        if rank() == 0:
+            keep_training(run, fit, data)
 
 
 def evaluate_run(

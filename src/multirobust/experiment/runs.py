@@ -39,7 +39,14 @@ MODEL, DEFENSE = "model.safetensors", "defense.safetensors"
 NOT_IDENTITY = {
     "": {"name", "summary", "defenses", "seeds", "evaluation"},
     "data": {"folder", "download", "test_limit", "unlabeled", "cache"},
-    "training": {"device", "checkpoint_seconds", "init_from", "replay"},
+    "training": {
+        "accumulate",
+        "checkpoint_seconds",
+        "device",
+        "devices",
+        "init_from",
+        "replay",
+    },
 }
 """Fields of a recipe that do not change what is trained. Where the weights to start from lie does
 not count; their digest is added by `start_of`.

@@ -15,6 +15,7 @@ from multirobust.experiment.building import check_corruptions, load_data, pinned
 from multirobust.experiment.pipeline import evaluate_run, train_run
 from multirobust.experiment.runs import RECIPE, Run, open_run, plan
 from multirobust.experiment.unlabeled import check_unlabeled, with_unlabeled
+from multirobust.ranks import agreed, rank_0_first
 from multirobust.training import ProgressDisplay
 
 __all__ = ["evaluate_all", "prepare", "train_all"]
@@ -30,13 +31,14 @@ def prepare(recipe: Recipe, output: Path) -> tuple[list[Run], Data]:
         RunError: If a folder holds something else or cannot be written.
     """
     threats_from(recipe.threats)
-    check_corruptions(recipe)
-    data = with_unlabeled(load_data(recipe.data), recipe.data)
-    for defense in recipe.defenses:
-        check_unlabeled(defense, data)
-    runs = plan(pinned(recipe, data), output)
-    for run in runs:
-        open_run(run)
+    with rank_0_first():
+        check_corruptions(recipe)
+        data = with_unlabeled(load_data(recipe.data), recipe.data)
+        for defense in recipe.defenses:
+            check_unlabeled(defense, data)
+        runs = plan(pinned(recipe, data), output)
+        for run in runs:
+            open_run(run)
     return runs, data
 
 
@@ -61,11 +63,11 @@ def train_all(
         Interrupted: If `stop` said so; what was done is saved.
     """
     for run in runs:
-        if run.trained:
+        if agreed(run.trained):
             tell(f"{run.name}: already trained in {run.folder}")
             continue
         train_run(run, data, display=display(), stop=stop)
-        if stop():
+        if agreed(stop()):
             raise Interrupted("Interrupted between two runs; run the same command again to go on.")
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from multirobust.errors import InputError, lookup_error
 from multirobust.models.base import check_count
+from multirobust.ranks import drawn
 from multirobust.types import Images
 
 __all__ = ["Conditioning", "NoiseGenerator"]
@@ -78,9 +79,8 @@ class NoiseGenerator(nn.Module):
         """
         b, c, h, w = x.shape
         generator = generator or torch.Generator(x.device).manual_seed(0)
-        return torch.randn(
-            (b, c, h + 2, w + 2), generator=generator, dtype=x.dtype, device=x.device
-        )
+        options = {"generator": generator, "dtype": x.dtype, "device": x.device}
+        return drawn(torch.randn, (b, c, h + 2, w + 2), **options)
 
     def forward(self, z: Tensor, x: Tensor) -> Images:
         """Return the noise (b, c, h, w) to add to images x, not yet projected.

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, final
+from functools import partial
+from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor
 
 from multirobust.errors import InputError
+from multirobust.ranks import drawn
 from multirobust.threats.base import Threat
 from multirobust.threats.projection import (
     add_toward,
@@ -59,7 +61,8 @@ class Linf(Threat):
     def sample(self, x: Images, generator: torch.Generator | None = None) -> Images:
         """Return x plus uniform noise in [-radius, radius], clipped to [0, 1]."""
         x = x.to(work_dtype(x))
-        uniform = torch.rand(x.shape, generator=_own(generator, x), dtype=x.dtype, device=x.device)
+        options = {"generator": _own(generator, x), "dtype": x.dtype, "device": x.device}
+        uniform = drawn(torch.rand, x.shape, **options)
         return _displaced(x, self.radius * (2 * uniform - 1))
 
 
@@ -97,8 +100,8 @@ class L2(Threat):
         """
         x, generator = x.to(work_dtype(x)), _own(generator, x)
         options = {"generator": generator, "dtype": x.dtype, "device": x.device}
-        gaussian = torch.randn(x.shape, **options).flatten(1)
-        share = torch.rand((len(x), 1), **options) ** (1 / gaussian.shape[1])
+        gaussian = drawn(torch.randn, x.shape, **options).flatten(1)
+        share = drawn(torch.rand, (len(x), 1), **options) ** (1 / gaussian.shape[1])
         length = torch.linalg.vector_norm(gaussian, dim=1, keepdim=True)
         delta = gaussian * (self.radius * share / torch.where(length > 0, length, 1))
         return _displaced(x, delta.reshape(x.shape))
@@ -168,9 +171,10 @@ class L1(Threat):
         """
         x, generator = x.to(work_dtype(x)), _own(generator, x)
         shape = (len(x), x[0].numel() + 1)
-        sizes = torch.empty(shape, dtype=x.dtype, device=x.device).exponential_(generator=generator)
+        options = {"generator": generator, "device": x.device}
+        sizes = drawn(_exponential, shape, dtype=x.dtype, **options)
         share = sizes[:, :-1] / sizes.sum(1, keepdim=True)
-        coins = torch.randint(2, share.shape, generator=generator, device=x.device)
+        coins = drawn(partial(torch.randint, 2), share.shape, **options)
         delta = self.radius * share * (2 * coins - 1)
         return _displaced(x, delta.reshape(x.shape))
 
@@ -184,6 +188,10 @@ def _difference(x_adv: Tensor, x: Tensor) -> Tensor:
 def _displaced(x: Tensor, delta: Tensor) -> Tensor:
     """Return x + delta clipped to [0, 1]. As x is in the box, no coordinate moves any farther."""
     return add_toward(x, torch.minimum(torch.maximum(delta, -x), 1 - x))
+
+
+def _exponential(shape: tuple[int, ...], generator: torch.Generator, **options: Any) -> Tensor:
+    return torch.empty(shape, **options).exponential_(generator=generator)
 
 
 def _own(generator: torch.Generator | None, x: Tensor) -> torch.Generator:

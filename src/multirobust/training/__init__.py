@@ -14,6 +14,7 @@ from multirobust.training.runtime import Runtime, choose_device
 from multirobust.training.schedule import Triangular
 from multirobust.training.selection import Selected
 from multirobust.training.starting import Start, read_start
+from multirobust.training.team import together
 from multirobust.training.trainer import Fit, fit
 from multirobust.training.weights import WeightAverage
 
@@ -36,4 +37,5 @@ __all__ = [
     "read_start",
     "save_checkpoint",
     "stop_on_interrupt",
+    "together",
 ]

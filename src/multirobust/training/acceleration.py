@@ -14,7 +14,8 @@ from multirobust.attacks import Attack, PassMeter, Sampler
 from multirobust.config import TrainingConfig
 from multirobust.data import Batch
 from multirobust.defenses import Defense, Loss
-from multirobust.defenses.base import smoothed_labels
+from multirobust.errors import InputError
+from multirobust.ranks import ranks
 from multirobust.threats import Threat, Transformation
 from multirobust.training.replay import Replays, mapped
 from multirobust.training.runtime import Runtime
@@ -120,48 +121,52 @@ def replay_attacks(defense: nn.Module, replays: Replays) -> None:
 class Acceleration:
     """How a training computes its steps: plain, compiled or replayed.
 
+    Replaying is for one process that takes its batches in one round; with several, or several
+    rounds, everything is run.
+
     Args:
         model: The classifier, in its place.
         defense: Its defense; on a device that replays, its attacks and its `run` are replaced.
         config: Says what is asked for.
-        runtime: Device and precision.
+        runtime: Gives the device.
+
+    Raises:
+        InputError: If several processes are to compile.
     """
 
     def __init__(
         self, model: nn.Module, defense: Defense[Any], config: TrainingConfig, runtime: Runtime
     ):
+        if config.compile and ranks() > 1:
+            raise InputError(
+                f"training.compile: it must be false with several devices, got {ranks()} of them; "
+                "compiled passes would not average their gradients."
+            )
         self._classifier = model
         self._defense = defense
-        self._runtime = runtime
-        self._smoothing = config.label_smoothing
         compiled = Compiled(model, config.batch_size) if config.compile else None
         self.model: nn.Module = compiled or model
         self.meter = PassMeter(model, *([compiled] if compiled else []))
-        self.replays = Replays(runtime.device, self.meter, enabled=config.replay)
+        alone = ranks() == 1 and config.accumulate == 1
+        self.replays = Replays(runtime.device, self.meter, enabled=config.replay and alone)
         if self.replays.enabled:
             replay_attacks(defense, self.replays)
             defense.run = self.replays
 
-    def descend(self, wrapped: nn.Module, batch: Batch, views: Any) -> Loss:
-        """Return the loss of a step and put its gradient into the weights, which have none.
+    def of(self, wrapped: nn.Module) -> nn.Module:
+        """Return what the loss is computed with: the compiled model, or the one that is wrapped."""
+        return wrapped if self.model is self._classifier else self.model
+
+    def replayed(
+        self, compute: Callable[[nn.Module, Batch, Any], Loss], batch: Batch, views: Any
+    ) -> Loss:
+        """Return the loss of a step and put its gradient into the weights.
 
         Args:
-            wrapped: The model as Fabric wraps it.
+            compute: Maps model, batch and views to the loss.
             batch: The clean batch.
             views: What the defense made of it.
         """
-        if self.replays.enabled:
-            return self._replayed(self.model, batch, views)
-        plain = self.model is self._classifier
-        loss = self._loss(wrapped if plain else self.model, batch, views)
-        self._runtime.backward(loss.total)
-        return loss
-
-    def _loss(self, model: nn.Module, batch: Batch, views: Any) -> Loss:
-        with self._runtime.autocast(), smoothed_labels(self._smoothing):
-            return self._defense.loss(model, batch, views)
-
-    def _replayed(self, model: nn.Module, batch: Batch, views: Any) -> Loss:
         parameters = [p for p in self._classifier.parameters() if p.requires_grad]
         inputs: list[Tensor] = []
         mapped((batch, views), lambda tensor: inputs.append(tensor) or tensor)
@@ -170,7 +175,7 @@ class Acceleration:
             *tensors: Tensor, generator: torch.Generator | None
         ) -> tuple[Loss, tuple[Tensor | None, ...]]:
             rest = iter(tensors)
-            loss = self._loss(model, *mapped((batch, views), lambda _: next(rest)))
+            loss = compute(self.model, *mapped((batch, views), lambda _: next(rest)))
             gradients = torch.autograd.grad(loss.total, parameters, allow_unused=True)
             return mapped(loss, torch.Tensor.detach), gradients
 

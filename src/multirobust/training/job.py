@@ -18,7 +18,14 @@ from multirobust.training.run_folder import difference
 
 __all__ = ["Job"]
 
-NOT_IDENTITY = {"device", "checkpoint_seconds", "init_from", "replay"}
+NOT_IDENTITY = {
+    "accumulate",
+    "checkpoint_seconds",
+    "device",
+    "devices",
+    "init_from",
+    "replay",
+}
 
 
 @dataclass(frozen=True)
@@ -30,6 +37,7 @@ class Job:
         defaults: Values of fields that `given` has and older checkpoints lack.
         attacks: On the held-out images, by name.
         start: Digest of the weights that the model was given before, if it was.
+        writes: Whether this process is the one that writes into the folder.
     """
 
     model: nn.Module
@@ -43,6 +51,7 @@ class Job:
     defaults: dict[str, Any] = field(default_factory=dict)
     attacks: Mapping[str, Attack] = field(default_factory=dict)
     start: str | None = None
+    writes: bool = True
 
     def identity(self) -> dict[str, Any]:
         """Everything that a checkpoint must agree with."""

@@ -11,18 +11,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from multirobust.attacks import attacking
 from multirobust.data import Batch, Loader
 from multirobust.errors import CheckpointError, Interrupted, TrainingError
+from multirobust.ranks import agreed
 from multirobust.training.acceleration import Acceleration
 from multirobust.training.averages import Averages
 from multirobust.training.checkpoint import load_checkpoint, save_checkpoint
+from multirobust.training.descent import Descent
+from multirobust.training.global_statistics import GlobalStatistics
 from multirobust.training.job import Job
 from multirobust.training.metrics import MetricsLog
 from multirobust.training.progress import ProgressDisplay, Status
 from multirobust.training.runtime import Runtime
 from multirobust.training.schedule import Triangular
 from multirobust.training.selection import Selection
+from multirobust.training.team import Share, Team
 from multirobust.training.weights import WeightAverage
 
 __all__ = ["Loop"]
@@ -35,7 +38,9 @@ class Loop:
         config = job.config
         self.job = job
         self.model = job.model
-        self.runtime = Runtime(config.device, config.precision, config.memory_format)
+        self.runtime = Runtime(
+            config.device, config.precision, config.memory_format, devices=config.devices
+        )
         self.defense: Any = self.runtime.place(job.defense)
         self.sgd = torch.optim.SGD(
             self.runtime.place(job.model).parameters(),
@@ -56,6 +61,9 @@ class Loop:
         self.schedule = Triangular(self.steps, config.peak_lr, config.peak_at)
         self.faster = Acceleration(job.model, self.defense, config, self.runtime)
         self.meter = self.faster.meter
+        self.team = Team(job.model)
+        self.statistics = GlobalStatistics(job.model, config.batch_statistics)
+        self.descent = Descent(job, self.defense, self.wrapped, self.runtime, self.faster)
         self.averages = Averages()
         self.ema = WeightAverage(self.model, config.ema) if config.ema else None
         self.selection = None
@@ -71,7 +79,8 @@ class Loop:
         display.start(title, self._status({}, 0.0, 0.0))
         try:
             if self.step < self.steps:
-                with self._log() as log, self.meter, self.runtime.reproducible():
+                reproducible = self.runtime.reproducible()
+                with self._log() as log, self.meter, self.statistics, reproducible:
                     self._steps(log, display, stop)
             ending = f"trained in {self.seconds:.0f} s, {self.per_image()[1]:.1f} passes/image"
         except Interrupted:
@@ -81,7 +90,7 @@ class Loop:
             display.finish(ending)
 
     def _log(self) -> contextlib.AbstractContextManager[MetricsLog | None]:
-        if self.job.folder is None:
+        if self.job.folder is None or not self.job.writes:
             return contextlib.nullcontext()
         return contextlib.closing(MetricsLog(self.job.folder, self.step))
 
@@ -99,7 +108,9 @@ class Loop:
                 if self.averages.steps == config.log_steps or at_end:
                     self._report(log, display, epoch)
                 self._pass_time()
-                stopping = stop() and self.step < self.steps
+                stopping = self.team.stopping(stop()) and self.step < self.steps
+                if at_end or stopping:
+                    self.team.check_same(self._learned())
                 if at_end or stopping or self._tick - saved >= config.checkpoint_seconds:
                     self._save(log)
                     saved = time.monotonic()
@@ -108,23 +119,22 @@ class Loop:
 
     def _train_step(self, batch: Batch) -> None:
         """One step of any defense: craft, adapt, minimize."""
-        model, defense, runtime = self.model, self.defense, self.runtime
+        model, runtime = self.model, self.runtime
         self.lr = self.schedule.apply(self.sgd, self.step)
         generator = runtime.generator(self.job.seed, self.step)
+        share = Share(batch, rounds=self.job.config.accumulate, generator=generator)
+        self.statistics.active = share.divided
+        passes = self.meter.forwards, self.meter.backwards
         model.train()
-        with runtime.autocast():
-            with attacking(model, self.job.batch_norm):
-                views = defense.craft(self.faster.model, batch, generator=generator)
-            views = defense.adapt(model, batch, views, lr=self.lr, generator=generator)
+        views = self.descent.views(share, lr=self.lr)
         self.sgd.zero_grad(set_to_none=True)
-        loss = self.faster.descend(self.wrapped, batch, views)
-        terms = {"loss": loss.total, **loss.terms, **self._clip()}
+        terms = {**self.descent.differentiate(share, views), **self._clip()}
         self.stepper.step()
-        self.averages.add(terms)
+        self.averages.add(self.team.settle(terms, share, self.meter, passes))
         self.step += 1
         self.seen += len(batch)
         if self.step % len(self.loader) == 0:
-            defense.after_epoch(model)
+            self.defense.after_epoch(model)
         if self.ema:
             self.ema.update(model)
 
@@ -157,6 +167,7 @@ class Loop:
 
     def _report(self, log: MetricsLog | None, display: ProgressDisplay, epoch: int) -> None:
         """Show and write the means since the last report; this waits for the device."""
+        self.team.collect(self.meter)
         terms = self.averages.means()
         self.averages.reset()
         self._check_finite(terms)
@@ -212,10 +223,11 @@ class Loop:
             finite = [tensor.detach().isfinite().all() for tensor in tensors]
             if finite and not torch.stack(finite).all():
                 self._check_finite({name: math.nan})
-        if self.job.folder is None:
+        if self.job.folder is None or not self.job.writes:
             return
         if log:
             log.flush()
+        self.team.collect(self.meter)
         save_checkpoint(self.job.folder, self._state())
 
     def finish(self) -> None:
@@ -225,6 +237,12 @@ class Loop:
             chosen = self.selection.best
         if chosen is not None:
             self.model.load_state_dict(chosen)
+
+    def _learned(self) -> dict[str, Any]:
+        """What must be the same on all ranks."""
+        parts = {"model": self.model, "defense": self.defense, "optimizer": self.sgd}
+        parts |= {"moving average": self.ema} if self.ema else {}
+        return {name: part.state_dict() for name, part in parts.items()}
 
     def _state(self) -> dict[str, Any]:
         options = {"ema": self.ema, "selection": self.selection}
@@ -245,7 +263,7 @@ class Loop:
 
     def _resume(self) -> None:
         folder = self.job.folder
-        content = load_checkpoint(folder) if folder else None
+        content = agreed(load_checkpoint(folder) if folder and self.job.writes else None)
         if content is None:
             return
         changed = self.job.difference(content.get("identity", {}))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -14,6 +16,8 @@ from torch.optim import Optimizer
 
 from multirobust.data import Batch
 from multirobust.errors import InputError
+from multirobust.processes import Launch, launched
+from multirobust.ranks import ranks
 
 __all__ = ["Runtime", "choose_device"]
 
@@ -33,8 +37,15 @@ def choose_device(name: str) -> torch.device:
     return torch.device("cuda", torch.cuda.current_device()) if use_cuda else torch.device("cpu")
 
 
+def _memory_format(name: str, device: torch.device, precision: str) -> torch.memory_format:
+    # In float32 without TF32, convolutions in channels_last took 1.6 times as long on an H100.
+    fitting = device.type == "cuda" and precision == "bf16-mixed"
+    last = name == "channels_last" or (name == "auto" and fitting)
+    return torch.channels_last if last else torch.contiguous_format
+
+
 class Runtime:
-    """One device with one precision.
+    """One device with one precision; of a training on several, the one of this process.
 
     Fabric takes seconds to import, so that happens here and not before.
 
@@ -42,16 +53,22 @@ class Runtime:
         device: "auto", "cpu" or "cuda".
         precision: "32-true", "bf16-mixed" or "64-true".
         memory_format: "contiguous", "channels_last", or "auto": channels_last in bf16 on CUDA.
+        devices: How many processes were asked for.
+
+    Raises:
+        InputError: If there is no such device, or they were asked for and not started.
     """
 
     def __init__(
-        self, device: str = "auto", precision: str = "32-true", memory_format: str = "auto"
+        self,
+        device: str = "auto",
+        precision: str = "32-true",
+        memory_format: str = "auto",
+        *,
+        devices: int = 1,
     ):
-        chosen = choose_device(device)
-        # In float32 without TF32, convolutions in channels_last took 1.6 times as long on an H100.
-        fitting = chosen.type == "cuda" and precision == "bf16-mixed"
-        last = memory_format == "channels_last" or (memory_format == "auto" and fitting)
-        self.memory_format = torch.channels_last if last else torch.contiguous_format
+        chosen, launch = choose_device(device), _launch(devices)
+        self.memory_format = _memory_format(memory_format, chosen, precision)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
             from lightning_fabric import Fabric
@@ -61,8 +78,14 @@ class Runtime:
         options: dict[str, Any] = {"precision": precision}
         if precision == "bf16-mixed":
             options = {"plugins": [BFloat16Mixed(chosen.type)]}
-        devices = [chosen.index] if chosen.type == "cuda" else 1
-        self.fabric = Fabric(accelerator=chosen.type, devices=devices, **options)
+        where: Any = [chosen.index] if chosen.type == "cuda" else 1
+        if launch is not None:
+            where = launch.local
+            _check_devices(chosen, launch)
+            options |= {"strategy": _strategy(launch), "num_nodes": launch.machines}
+        self.fabric = Fabric(accelerator=chosen.type, devices=where, **options)
+        with _quiet():
+            self.fabric.launch()
         self.dtype = torch.float64 if precision == "64-true" else torch.float32
 
     @property
@@ -102,6 +125,12 @@ class Runtime:
         finally:
             cudnn.deterministic, cudnn.benchmark = before
 
+    def adding(self, module: nn.Module, *, last: bool) -> AbstractContextManager[Any]:
+        """Leave the gradients of a wrapped model on their rank until the last round of a step."""
+        if last or ranks() == 1:
+            return contextlib.nullcontext()
+        return self.fabric.no_backward_sync(module)
+
     def generator(self, seed: int, step: int) -> torch.Generator:
         """Return the source of random numbers of one step, on the device.
 
@@ -112,6 +141,54 @@ class Runtime:
     def backward(self, loss: Tensor) -> None:
         """Accumulate the gradient of the loss in the parameters."""
         self.fabric.backward(loss)
+
+
+def _launch(devices: int) -> Launch | None:
+    """Return how this process was started with others; there must be as many as asked for."""
+    launch = launched()
+    found = launch.ranks if launch else 1
+    if devices in (1, found):
+        return launch
+    way = "multirobust train --devices, torchrun or srun"
+    raise InputError(
+        f"training.devices: {devices} processes were asked for, and this is one of {found}; start "
+        f"as many with {way}, or leave training.devices at 1 to take what was started."
+    )
+
+
+def _check_devices(chosen: torch.device, launch: Launch) -> None:
+    there = torch.cuda.device_count()
+    if chosen.type == "cuda" and there < launch.local:
+        raise InputError(
+            f"training.devices: {launch.local} processes on a machine need a CUDA device each, got "
+            f"{there}; start fewer, or set training.device to 'cpu'."
+        )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Leave out what Fabric says when processes have found each other."""
+    logger = logging.getLogger("lightning_fabric")
+    before = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+def _strategy(launch: Launch) -> Any:
+    from lightning_fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+    from lightning_fabric.strategies import DDPStrategy
+
+    slurm = launch.by == "slurm"
+    place = SLURMEnvironment(auto_requeue=False) if slurm else TorchElasticEnvironment()
+    # The loop averages what BatchNorm notes; to broadcast it in each forward pass would take that
+    # of rank 0 alone. The option has another name since PyTorch 2.13.
+    known = inspect.signature(nn.parallel.DistributedDataParallel).parameters
+    option = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+    options: dict[str, Any] = {option: False}
+    return DDPStrategy(cluster_environment=place, **options)
 
 
 def _mixed(seed: int, step: int) -> int:

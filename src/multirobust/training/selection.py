@@ -14,6 +14,7 @@ from multirobust.attacks import Attack, PassMeter, attacking
 from multirobust.config import TrainingConfig
 from multirobust.data import Data
 from multirobust.errors import InputError
+from multirobust.ranks import PartGenerator, agreed, parts, rank, ranks, summed
 from multirobust.training.runtime import Runtime
 from multirobust.training.weights import snapshot
 
@@ -101,7 +102,7 @@ class Selection:
         """
         begun = time.monotonic()
         with self.meter, attacking(self.model, "running"), torch.no_grad():
-            measured = self._accuracies()
+            measured = agreed(self._accuracies())
         greatest = max((_rank(line) for line in self.history), default=None)
         if greatest is None or _rank(measured) > greatest:
             self.epoch, self.best = epoch, snapshot(self.model)
@@ -118,16 +119,43 @@ class Selection:
             if len(count):
                 generator = torch.Generator(self.runtime.device).manual_seed(number)
                 size = self.config.batch_size
-                part = x[count], y[count]
-                x_adv = attack.run(self.model, *part, batch_size=size, generator=generator)
-                robust[count] = self._right(x_adv, part[1])
+                if ranks() * self.config.accumulate == 1:
+                    part = x[count], y[count]
+                    x_adv = attack.run(self.model, *part, batch_size=size, generator=generator)
+                    robust[count] = self._right(x_adv, part[1])
+                else:
+                    batches = zip(x[count].split(size), y[count].split(size), strict=True)
+                    found = [self._withstood(attack, *batch, generator) for batch in batches]
+                    robust[count] = torch.cat(found)
             right[name], union = robust, union & robust
         right["union"] = union
         return {name: rows.double().mean().item() for name, rows in right.items()}
 
+    def _withstood(
+        self, attack: Attack, x: Tensor, y: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        """Which images of a batch the model still gets right; ranks and rounds divide them."""
+        rounds = parts(len(x), rank=rank(), ranks=ranks(), rounds=self.config.accumulate)
+        passes = self.meter.forwards, self.meter.backwards
+        right, source = torch.zeros(len(x), device=x.device), generator
+        for part in rounds:
+            own = slice(part.start, part.stop)
+            source = PartGenerator.of(part, generator)
+            x_adv = attack.run(self.model, x[own], y[own], batch_size=part.rows, generator=source)
+            right[own] = self._right(x_adv, y[own]).float()
+        generator.set_state(source.get_state())
+        if rounds[0].alone:
+            return right.bool()
+        counted = self.meter.forwards - passes[0], self.meter.backwards - passes[1]
+        total, right = summed((torch.tensor(counted, device=x.device), right))
+        forwards, backwards = total.tolist()
+        self.meter.forwards, self.meter.backwards = passes[0] + forwards, passes[1] + backwards
+        return right.bool()
+
     def _right(self, x: Tensor, y: Tensor) -> Tensor:
         """Which images the model gets right; none whose logits are NaN or infinite."""
-        logits = torch.cat([self.model(part) for part in x.split(self.config.batch_size)])
+        size = -(-self.config.batch_size // (ranks() * self.config.accumulate))
+        logits = torch.cat([self.model(part) for part in x.split(size)])
         return (logits.argmax(1) == y) & logits.isfinite().all(1)
 
     def result(self) -> Selected:

@@ -15,12 +15,15 @@ from multirobust.data import Data
 from multirobust.defenses import Defense
 from multirobust.errors import InputError
 from multirobust.evaluation import check_model
+from multirobust.processes import launched
+from multirobust.ranks import ranks
 from multirobust.training.job import Job
 from multirobust.training.loop import Loop
 from multirobust.training.progress import ProgressDisplay, Silent
 from multirobust.training.run_folder import exclusive, plain
 from multirobust.training.selection import Selected
 from multirobust.training.starting import Start, read_start
+from multirobust.training.team import losing_a_rank
 
 __all__ = ["Fit", "fit"]
 
@@ -37,9 +40,10 @@ class Fit:
         forwards: Images passed forward, per clean image seen.
         backwards: Images passed backward, per clean image seen.
         seen: Clean images seen, counted each time; pseudo-labeled ones among them.
-        device: Where it was trained.
+        device: Where it was trained, of this process.
         selected: The epoch that was selected, and the accuracies that decided it, if any did.
         start: What the weights that it began with were, if they were given.
+        devices: How many processes trained it, in the end.
     """
 
     model: nn.Module
@@ -52,6 +56,7 @@ class Fit:
     device: str
     selected: Selected | None = None
     start: Start | None = None
+    devices: int = 1
 
 
 def fit(
@@ -72,7 +77,9 @@ def fit(
 ) -> Fit:
     """Train a model, from its newest checkpoint if the folder has one.
 
-    The same arguments give the same bits on the same machine, interrupted or not.
+    The same arguments give the same bits on the same machine, interrupted or not. Where several
+    processes were started together (`multirobust train --devices`, torchrun, SLURM), each calls
+    this with the same arguments; they train one model, and rank 0 alone writes.
 
     Args:
         model: The classifier; it is trained in place.
@@ -97,8 +104,8 @@ def fit(
             used or has seen the images to select by, or there are none to select by.
         CheckpointError: If the checkpoint is damaged or of another identity.
         RunError: If the folder cannot be written, or another process trains in it.
-        TrainingError: If the loss or a weight becomes NaN or infinite; the last good checkpoint
-            stays.
+        TrainingError: If the loss or a weight becomes NaN or infinite, another process is lost, or
+            the processes come apart; the last good checkpoint stays.
         Interrupted: If `stop` said so.
     """
     start = None if config.init_from is None else read_start(config.init_from)
@@ -107,16 +114,19 @@ def fit(
         if config.select == "union":
             start.check_unseen(data)
     _check(model, data)
+    launch = launched()
+    writer = launch is None or launch.rank == 0
     job = Job(
         *(model, data, defense, config, seed, batch_norm, folder),
         given=plain(identity or {}),
         defaults=plain(defaults or {}),
         attacks=held_out_attacks or {},
         start=start.digest if start else None,
+        writes=writer,
     )
-    with exclusive(folder):
+    with losing_a_rank(), exclusive(folder if writer else None):
         loop = Loop(job)
-        loop.run(display or Silent(), title, stop)
+        loop.run(display if display and writer else Silent(), title, stop)
         loop.finish()
     forwards, backwards = loop.per_image()
     return Fit(
@@ -130,6 +140,7 @@ def fit(
         device=str(loop.runtime.device),
         selected=loop.selection.result() if loop.selection else None,
         start=start,
+        devices=ranks(),
     )
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from multirobust.attacks.parametric import ParametricAttack
 from multirobust.errors import InputError
+from multirobust.ranks import drawn
 from multirobust.types import Images
 
 __all__ = ["STEP_LENGTH", "Unforeseen", "check_channels", "uniform"]
@@ -37,7 +38,8 @@ class Unforeseen(ParametricAttack, abc.ABC):
 
 def uniform(x: Images, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     """Return numbers uniform in [0, 1), one such shape an image, of dtype and device of x."""
-    return torch.rand((len(x), *shape), generator=generator, dtype=x.dtype, device=x.device)
+    options = {"dtype": x.dtype, "device": x.device}
+    return drawn(torch.rand, (len(x), *shape), generator=generator, **options)
 
 
 def check_channels(x: Images, attack: str) -> None:

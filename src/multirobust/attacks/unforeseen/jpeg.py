@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from multirobust.attacks.parametric import Parameters
 from multirobust.attacks.unforeseen.base import Unforeseen, check_channels, uniform
+from multirobust.ranks import drawn
 from multirobust.types import Images
 
 __all__ = ["JPEGL1", "JPEGL2", "JPEGLinf"]
@@ -137,7 +138,8 @@ class JPEGL2(_JPEG):
 
     def sample(self, x: Images, size: int, generator: torch.Generator) -> Tensor:
         """Return coefficients uniform in the ball, then cut at 2."""
-        normal = torch.randn((len(x), size), generator=generator, dtype=x.dtype, device=x.device)
+        options = {"dtype": x.dtype, "device": x.device}
+        normal = drawn(torch.randn, (len(x), size), generator=generator, **options)
         length = self.radius * uniform(x, (1,), generator) ** (1 / size)
         return (_unit(normal) * length).clamp(-_LARGEST, _LARGEST)
 
