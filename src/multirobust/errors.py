@@ -6,7 +6,7 @@
     ├── DataError                        a data set is missing, truncated or not what it says it is
     ├── CheckpointError                  a checkpoint is truncated, foreign or of another recipe
     ├── RunError                         an output folder cannot be used
-    ├── TrainingError                    training cannot go on: the loss is NaN or infinite
+    ├── TrainingError                    training cannot go on: the loss is NaN, or memory ran out
     └── Interrupted                      the user stopped a run; it is saved and can go on
 
 Every message names the argument, the rule, the value and the way out. The command line prints it
@@ -65,7 +65,7 @@ class RunError(MultirobustError):
 
 
 class TrainingError(MultirobustError):
-    """Training cannot go on, because the loss is NaN or infinite."""
+    """Training cannot go on: the loss is NaN or infinite, or memory ran out."""
 
 
 class Interrupted(MultirobustError):

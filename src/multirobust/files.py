@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 import time
 from collections.abc import Callable, Sequence
@@ -16,13 +17,15 @@ from typing import BinaryIO, TypeAlias
 
 from multirobust.errors import RunError
 
-__all__ = ["Content", "atomic_write", "atomic_write_together"]
+__all__ = ["Content", "atomic_write", "atomic_write_together", "remove_leftovers"]
 
 Content: TypeAlias = bytes | Callable[[BinaryIO], object]
 """The bytes of a file, or a function that writes them to the stream it is given."""
 
 LEFTOVER_SECONDS = 3600.0
 """Age at which the temporary file of a writer that was killed may be removed."""
+
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp", re.DOTALL)
 
 
 def atomic_write(path: Path, data: Content) -> None:
@@ -68,6 +71,18 @@ def atomic_write_together(files: Sequence[tuple[Path, Content]]) -> None:
         for temporary, _ in staged:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Drop the temporary files that killed writers left in a folder, however young.
+
+    Args:
+        folder: A folder in which nothing else writes at this time.
+    """
+    for leftover in folder.glob(".*.tmp"):
+        if _TEMPORARY.fullmatch(leftover.name):
+            with contextlib.suppress(OSError):
+                leftover.unlink()
 
 
 def _write_through(temporary: Path, data: Content) -> None:

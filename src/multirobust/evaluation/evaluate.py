@@ -48,6 +48,7 @@ def evaluate_suite(
     strict: bool = False,
     report: Callable[[str], None] = lambda line: None,
     display: EvaluationDisplay | None = None,
+    keep: Callable[[Outcomes], None] = lambda outcomes: None,
 ) -> Outcomes:
     """Attack a classifier with every attack of a suite.
 
@@ -79,6 +80,8 @@ def evaluate_suite(
         strict: Make every finding of the audit an error.
         report: Receives one line for each finding, and when an attack is done.
         display: Shows progress.
+        keep: Is given the outcomes before the partial results are removed, so that a kill or a full
+            disk while they are written costs no attack.
 
     Returns:
         The outcomes, in the order of the split.
@@ -97,9 +100,9 @@ def evaluate_suite(
     split = split.first(min(limit, len(split))) if limit is not None else split
     shard, device = shard or Shard(), torch.device(device or device_of(model))
     blocks = blocks_of(len(split), block_size, shard)
-    keep = images is not None
+    with_images = images is not None
     options = {"device": device, "batch_size": batch_size, "seed": seed, "report": report}
-    runner = Runner(model, keep_images=keep, **options)
+    runner = Runner(model, keep_images=with_images, **options)
     found = _audited(model, split, suite, seed, device) if audit else ()
     findings = _told(found, strict, report)
     facts = {
@@ -112,15 +115,16 @@ def evaluate_suite(
         **facts_of(model, split),
     }
     attacks = [[named.name, repr(named.attack)] for named in suite.attacks]
-    done = PartialResults(partial, facts | {"attacks": attacks, "keep_images": keep})
+    done = PartialResults(partial, facts | {"attacks": attacks, "keep_images": with_images})
     display = display or NoDisplay()
     run = SuiteRun(runner, split, blocks, mode=mode, partial=done, display=display)
-    columns = _columns(run, suite, images, report)
+    columns, kept = _columns(run, suite, images, report)
     outcomes = run.outcomes(
-        columns, facts | {"errors": run.errors} | provenance(device) | (manifest or {})
+        columns, facts | {"errors": run.errors, **kept} | provenance(device) | (manifest or {})
     )
     found = audit_outcomes(outcomes) if audit else ()
     outcomes.manifest["audit"] = findings + _told(found, strict, report)
+    keep(outcomes)
     done.clear()
     return outcomes
 
@@ -151,15 +155,17 @@ def _audited(
 
 def _columns(
     run: SuiteRun, suite: Suite, images: Path | None, report: Callable[[str], None]
-) -> list[AttackColumn]:
-    columns = []
+) -> tuple[list[AttackColumn], dict[str, Any]]:
+    """Return what each attack did and, if images are kept, what the manifest says of the files."""
+    columns, digests = [], {}
     for named in suite.attacks:
         column, found = run.column(named)
         if images is not None and found is not None:
-            save_images(images / f"{named.name}.safetensors", run.broken_by(column), found)
+            path = images / f"{named.name}.safetensors"
+            digests[named.name] = save_images(path, run.broken_by(column), found)
         columns.append(column)
         report(_summary(column, run.errors.get(named.name, [])))
-    return columns
+    return columns, {} if images is None else {"adversarial": digests}
 
 
 def facts_of(model: nn.Module, split: Split) -> dict[str, Any]:

@@ -14,9 +14,9 @@ from multirobust import evaluation, training
 from multirobust.attacks import attacks_from, threats_from
 from multirobust.config import Recipe
 from multirobust.data import Data, Split
-from multirobust.errors import DataError, InputError
+from multirobust.errors import InputError
 from multirobust.evaluation import EvaluationDisplay, Outcomes, Shard
-from multirobust.evaluation.evaluate import refuse_findings, split_digest
+from multirobust.evaluation.evaluate import refuse_findings
 from multirobust.experiment.building import (
     build_defense,
     build_model,
@@ -24,6 +24,7 @@ from multirobust.experiment.building import (
     save_weights,
     weights_digest,
 )
+from multirobust.experiment.evaluated import ADVERSARIAL, PARTIAL, images_kept, known_outcomes
 from multirobust.experiment.runs import (
     TRAINING,
     Run,
@@ -33,9 +34,10 @@ from multirobust.experiment.runs import (
     to_json,
 )
 from multirobust.experiment.unlabeled import check_unlabeled, with_unlabeled
-from multirobust.files import atomic_write
+from multirobust.files import atomic_write, remove_leftovers
 from multirobust.provenance import provenance
 from multirobust.training import Fit, ProgressDisplay
+from multirobust.training.run_folder import exclusive
 
 __all__ = ["evaluate_and_save", "evaluate_run", "evaluation_name", "train_run"]
 
@@ -59,7 +61,7 @@ def train_run(
         return
     recipe, data = run.recipe, with_unlabeled(data, run.recipe.data)
     check_unlabeled(run.defense, data)
-    fit = training.fit(
+    training.fit(
         build_model(recipe, data, run.seed),
         data,
         build_defense(run, data),
@@ -73,7 +75,12 @@ def train_run(
         display=display,
         title=run.name,
         stop=stop,
+        keep=lambda fit: _keep(run, fit, data),
     )
+
+
+def _keep(run: Run, fit: Fit, data: Data) -> None:
+    """Write what a training made; `training.json` comes last and says that it has ended."""
     save_weights(run, fit.model, fit.defense)
     # For each labeled image, so that pseudo-labeled ones beside them are part of the cost.
     times = fit.seen / len(data.train)
@@ -156,8 +163,8 @@ def evaluate_run(
         "recipe": run.recipe.model_dump(mode="json", exclude_none=True),
     }
     count = min(recipe.evaluation.limit or len(images), len(images))
-    known = _known(folder, manifest, images.first(count), report)
-    if known is None or (save_images and not (folder / "adversarial").is_dir()):
+    known = known_outcomes(folder, manifest, images.first(count), report)
+    if known is None or (save_images and not images_kept(folder, known)):
         device = training.choose_device(recipe.training.device)
         known = evaluate_and_save(
             load_model(run, data).to(device),
@@ -200,22 +207,26 @@ def evaluate_and_save(
         folder: For the outcomes; what is done so far is kept there until the end.
         save_images: Also keep the adversarial images, in `adversarial/`.
         options: Others of `evaluation.evaluate_suite`.
+
+    Raises:
+        RunError: If the folder cannot be written, or another process evaluates into it.
     """
     config = recipe.evaluation
-    outcomes = evaluation.evaluate_suite(
-        model,
-        images,
-        evaluation.build_suite(config.suite, threats_from(recipe.threats), config, images),
-        mode=None if config.mode == "auto" else config.mode,
-        batch_size=config.batch_size,
-        block_size=config.block_size,
-        limit=config.limit,
-        partial=folder / "partial",
-        images=folder / "adversarial" if save_images else None,
-        **options,
-    )
-    evaluation.save(outcomes, folder)
-    return outcomes
+    with exclusive(folder, doing="evaluates"):
+        remove_leftovers(folder / ADVERSARIAL)
+        return evaluation.evaluate_suite(
+            model,
+            images,
+            evaluation.build_suite(config.suite, threats_from(recipe.threats), config, images),
+            mode=None if config.mode == "auto" else config.mode,
+            batch_size=config.batch_size,
+            block_size=config.block_size,
+            limit=config.limit,
+            partial=folder / PARTIAL,
+            images=folder / ADVERSARIAL if save_images else None,
+            keep=lambda outcomes: evaluation.save(outcomes, folder),
+            **options,
+        )
 
 
 def evaluation_name(run: Run, settings: dict[str, Any] | None = None) -> str:
@@ -274,25 +285,3 @@ def _settings(recipe: Recipe, split: str, seed: int, shard: Shard | None = None)
         "test_limit": recipe.data.test_limit if split == "test" else None,
         "seed": seed,
     }
-
-
-def _known(
-    folder: Path, manifest: dict[str, Any], images: Split, report: Callable[[str], None]
-) -> Outcomes | None:
-    """Return stored outcomes of the same weights, settings and images, if there are any."""
-    if not (folder / "outcomes.json").is_file():
-        return None
-    try:
-        known = evaluation.load(folder)
-    except DataError as error:
-        report(f"evaluated again, since the stored outcomes cannot be used: {error}")
-        return None
-    facts = ("data", "weights", "evaluation")
-    same = all(known.manifest.get(fact) == manifest[fact] for fact in facts)
-    if not same or known.manifest.get("images") != len(images):
-        return None
-    if known.manifest.get("split_digest") != split_digest(images):
-        report("evaluated again, since the images are others than those of the stored outcomes")
-        return None
-    report("already evaluated with these settings")
-    return known

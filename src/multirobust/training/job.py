@@ -62,6 +62,8 @@ class Job:
 
         Fields that came with a later version have there what is the default today.
         """
+        if not isinstance(made_with, Mapping):
+            return "it does not say which"
         defaults = {"training": _bits(TrainingConfig()), "run": self.defaults}
         there = {
             name: merged(defaults[name], value)

@@ -17,7 +17,12 @@ from multirobust.defenses import Loss
 from multirobust.defenses.base import smoothed_labels
 from multirobust.errors import CheckpointError, Interrupted, TrainingError
 from multirobust.training.averages import Averages
-from multirobust.training.checkpoint import load_checkpoint, save_checkpoint
+from multirobust.training.checkpoint import (
+    check_state,
+    load_checkpoint,
+    load_optimizer,
+    save_checkpoint,
+)
 from multirobust.training.job import Job
 from multirobust.training.metrics import MetricsLog
 from multirobust.training.progress import ProgressDisplay, Status
@@ -258,20 +263,28 @@ class Loop:
             )
         try:
             self._restore(content)
-        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        except (
+            ArithmeticError,
+            AttributeError,
+            LookupError,
+            RuntimeError,
+            TypeError,
+            ValueError,
+        ) as error:
             raise CheckpointError(
                 f"The checkpoint in {folder} does not fit this model and defense: {error}. Choose "
                 "another --output, or the version of the program that wrote it."
             ) from error
 
     def _restore(self, content: dict[str, Any]) -> None:
+        check_state(content, self.steps)
         self.step, self.seen, self.seconds = content["step"], content["seen"], content["seconds"]
         self.meter.forwards, self.meter.backwards = content["forwards"], content["backwards"]
         self.lr = content["lr"]
         self.averages.load_state_dict(content["averages"], self.runtime.device)
         self.model.load_state_dict(content["model"])
         self.defense.load_state_dict(content["defense"])
-        self.sgd.load_state_dict(content["optimizer"])
+        load_optimizer(self.sgd, content["optimizer"])
         if self.ema:
             self.ema.load_state_dict(content["ema"])
         if self.selection:

@@ -90,7 +90,7 @@ def _end(data: bytes, step: int) -> int:
         try:
             if not line.endswith(b"\n") or json.loads(line)["step"] > step:
                 break
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, LookupError, TypeError, RecursionError):
             break  # torn by a kill
         end += len(line)
     return end

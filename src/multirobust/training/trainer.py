@@ -17,6 +17,7 @@ from multirobust.errors import InputError
 from multirobust.evaluation import check_model
 from multirobust.training.job import Job
 from multirobust.training.loop import Loop
+from multirobust.training.memory import memory_told
 from multirobust.training.progress import ProgressDisplay, Silent
 from multirobust.training.run_folder import exclusive, plain
 from multirobust.training.selection import Selected
@@ -69,6 +70,7 @@ def fit(
     display: ProgressDisplay | None = None,
     title: str = "training",
     stop: Callable[[], bool] = lambda: False,
+    keep: Callable[[Fit], None] = lambda fit: None,
 ) -> Fit:
     """Train a model, from its newest checkpoint if the folder has one.
 
@@ -90,6 +92,7 @@ def fit(
         display: Where progress is shown.
         title: How progress names the run.
         stop: Asked after every step; when true, the run is saved and `Interrupted` is raised.
+        keep: Is given the result while no other process may use the folder.
 
     Raises:
         InputError: If there are fewer than two images, the model does not fit them, the device is
@@ -97,8 +100,8 @@ def fit(
             used or has seen the images to select by, or there are none to select by.
         CheckpointError: If the checkpoint is damaged or of another identity.
         RunError: If the folder cannot be written, or another process trains in it.
-        TrainingError: If the loss or a weight becomes NaN or infinite; the last good checkpoint
-            stays.
+        TrainingError: If the loss or a weight becomes NaN or infinite, or memory runs out; the last
+            good checkpoint stays.
         Interrupted: If `stop` said so.
     """
     start = None if config.init_from is None else read_start(config.init_from)
@@ -114,14 +117,20 @@ def fit(
         attacks=held_out_attacks or {},
         start=start.digest if start else None,
     )
-    with exclusive(folder):
+    with exclusive(folder), memory_told(config.batch_size, folder):
         loop = Loop(job)
         loop.run(display or Silent(), title, stop)
         loop.finish()
+        result = _result(loop, start)
+        keep(result)
+    return result
+
+
+def _result(loop: Loop, start: Start | None) -> Fit:
     forwards, backwards = loop.per_image()
     return Fit(
-        model=model.eval(),
-        defense=defense,
+        model=loop.model.eval(),
+        defense=loop.defense,
         seconds=loop.seconds,
         steps=loop.step,
         forwards=forwards,
