@@ -15,7 +15,10 @@ from multirobust.experiment import evaluate_run, prepare, train_run
 from tiny_runs import tiny_recipe
 
 LONG = os.environ.get("MULTIROBUST_FAULTS") == "long"
-QUICK = ("defenses=['standard']", "evaluation.block_size=4")
+QUICK = (
+    *("defenses=['standard']", "evaluation.block_size=4"),
+    *("data.train_limit=300", "training.epochs=6"),
+)
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,7 @@ from multirobust.defenses.consistency import (
     consistency_loss,
     draw_adversarial,
 )
+from multirobust.defenses.restoring import load_optimizer
 from multirobust.metagrad import call_with, meta_gradient
 from multirobust.models import NoiseGenerator
 from multirobust.threats import L2, Threat
@@ -155,7 +156,7 @@ class MNGAC(Defense[ConsistencyViews]):
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Restore what `get_extra_state` returned."""
-        self._learner.optimizer.load_state_dict(state["learner"])
+        load_optimizer(self._learner.optimizer, state["learner"])
 
 
 @final
@@ -224,4 +225,4 @@ class ANT(Defense[Tensor]):
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Restore what `get_extra_state` returned."""
-        self._learner.optimizer.load_state_dict(state["learner"])
+        load_optimizer(self._learner.optimizer, state["learner"])

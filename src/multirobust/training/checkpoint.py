@@ -17,12 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.optim import Optimizer
 
 from multirobust.errors import CheckpointError, RunError
 from multirobust.files import atomic_write
 
-__all__ = ["check_state", "load_checkpoint", "load_optimizer", "save_checkpoint"]
+__all__ = ["check_state", "load_checkpoint", "save_checkpoint"]
 
 MAGIC = b"multirobust checkpoint 1\n"
 NEXT, NEWEST, PREVIOUS = "checkpoint.next.pt", "checkpoint.pt", "checkpoint.previous.pt"
@@ -107,36 +106,17 @@ def check_state(content: Mapping[str, Any], steps: int) -> None:
     for name in ("step", "seen", "forwards", "backwards"):
         value = content.get(name)
         if type(value) is not int or value < 0:
-            raise ValueError(f"{name!r} must be a count, got {value!r:.60}")
+            raise ValueError(f"{name!r} must be a count, got {_told(value)}")
     if content["step"] > steps:
         raise ValueError(f"'step' must be at most {steps}, got {content['step']}")
     for name in ("seconds", "lr"):
         value = content.get(name)
         if type(value) not in (int, float) or not 0 <= value < math.inf:
-            raise ValueError(f"{name!r} must be a finite number, 0 or more, got {value!r:.60}")
+            raise ValueError(f"{name!r} must be a finite number, 0 or more, got {_told(value)}")
 
 
-def load_optimizer(optimizer: Optimizer, state: dict[str, Any]) -> None:
-    """Restore the momenta of an optimizer; its settings stay those that it was made with.
-
-    Raises:
-        ValueError: If a momentum is not of the shape of its weight.
-    """
-    names = optimizer.defaults.keys() - {"lr"}
-    ours = [{name: group[name] for name in names} for group in optimizer.param_groups]
-    optimizer.load_state_dict(state)
-    for group, settings in zip(optimizer.param_groups, ours, strict=True):
-        group.update(settings)
-    for weight, kept in optimizer.state.items():
-        momentum = kept.get("momentum_buffer")
-        if momentum is not None and (momentum.shape, momentum.dtype) != (
-            weight.shape,
-            weight.dtype,
-        ):
-            raise ValueError(
-                f"a momentum of shape {tuple(momentum.shape)} for a weight of shape "
-                f"{tuple(weight.shape)}"
-            )
+def _told(value: object) -> str:
+    return str(value)[:40] if isinstance(value, (int, float)) else f"a {type(value).__name__}"
 
 
 def _read(path: Path, device: torch.device | str) -> dict[str, Any]:

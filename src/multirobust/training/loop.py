@@ -15,12 +15,12 @@ from multirobust.attacks import PassMeter, attacking
 from multirobust.data import Batch, Loader
 from multirobust.defenses import Loss
 from multirobust.defenses.base import smoothed_labels
+from multirobust.defenses.restoring import load_optimizer
 from multirobust.errors import CheckpointError, Interrupted, TrainingError
 from multirobust.training.averages import Averages
 from multirobust.training.checkpoint import (
     check_state,
     load_checkpoint,
-    load_optimizer,
     save_checkpoint,
 )
 from multirobust.training.job import Job

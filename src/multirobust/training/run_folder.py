@@ -10,8 +10,9 @@ import re
 import time
 import warnings
 from collections.abc import Iterator, Mapping
+from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from multirobust.errors import InputError, RunError
 from multirobust.files import remove_leftovers
@@ -42,7 +43,7 @@ def exclusive(folder: Path | None, *, doing: str = "trains", patience: float = 0
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        stream = (folder / ".lock").open("a+b")
+        stream = (folder / ".lock").open("a+b", buffering=0)
     except OSError as error:
         raise RunError(
             f"{folder}: this folder cannot be written: {error.strerror}. "
@@ -61,7 +62,7 @@ def exclusive(folder: Path | None, *, doing: str = "trains", patience: float = 0
         yield
 
 
-def _locked_within(stream: BinaryIO, patience: float, folder: Path) -> bool | None:
+def _locked_within(stream: FileIO, patience: float, folder: Path) -> bool | None:
     """Return whether the lock was taken; None if there are no locks here."""
     end = time.monotonic() + patience
     try:
@@ -86,15 +87,14 @@ def _locked_within(stream: BinaryIO, patience: float, folder: Path) -> bool | No
             return True
 
 
-def _sign(stream: BinaryIO) -> None:
+def _sign(stream: FileIO) -> None:
     """Write into the lock who holds it; a full disk does not matter."""
     with contextlib.suppress(OSError):
         stream.truncate(0)
         stream.write(f"process {os.getpid()} on {platform.node()}\n".encode())
-        stream.flush()
 
 
-def _holder(stream: BinaryIO) -> str:
+def _holder(stream: FileIO) -> str:
     """Return who holds the lock, if it says so in words of ours."""
     with contextlib.suppress(OSError):
         stream.seek(0)

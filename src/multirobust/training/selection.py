@@ -153,7 +153,15 @@ class Selection:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` returned; the best weights go to the device."""
+        """Restore what `state_dict` returned; the best weights go to the device.
+
+        Raises:
+            ValueError: If the best weights are of another model.
+        """
+        best, ours = state["best"], self.model.state_dict()
+        shapes = [[getattr(v, "shape", None) for _, v in sorted(d.items())] for d in (best, ours)]
+        if best and (best.keys() != ours.keys() or shapes[0] != shapes[1]):
+            raise ValueError("the best weights in it are of another model")
         self.epoch, self.seconds = state["epoch"], state["seconds"]
         self.history = list(state["history"])
         self.meter.forwards, self.meter.backwards = state["forwards"], state["backwards"]
