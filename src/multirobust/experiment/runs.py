@@ -92,19 +92,23 @@ def open_run(run: Run) -> None:
     """
     ours = identity(run.recipe, run.defense, run.seed) | start_of(run.recipe)
     make_folder(run.folder)
-    recipe = to_toml(run.recipe).encode()
-    if _is_new(run.folder, recipe):
+    if _is_new(run.folder):
         with exclusive(run.folder, doing="makes a run", patience=PATIENCE):
-            if _is_new(run.folder, recipe):  # no other process made it meanwhile
-                atomic_write(run.folder / RECIPE, recipe)
+            if _is_new(run.folder, to_toml(run.recipe).encode()):  # none made it meanwhile
+                atomic_write(run.folder / RECIPE, to_toml(run.recipe).encode())
                 atomic_write(run.folder / MARKER, to_json({"format": 1, "identity": ours}))
     _check_same(run, ours)
 
 
-def _is_new(folder: Path, recipe: bytes) -> bool:
+def _is_new(folder: Path, recipe: bytes | None = None) -> bool:
+    """Whether a folder holds no run, but may be made one. Without a recipe, any half-made will do.
+
+    Raises:
+        RunError: If it holds other files.
+    """
     if (folder / MARKER).is_file():
         return False
-    if not _only_begun(folder, recipe):
+    if not _only_begun(folder, recipe) and not (folder / MARKER).is_file():
         raise RunError(f"{folder} holds other files and no run; choose another --output.")
     return True
 
@@ -241,9 +245,11 @@ def _with_defaults(there: dict[str, Any]) -> dict[str, Any]:
     return merged(identity(Recipe(), there["defense"], there["seed"]), there)
 
 
-def _only_begun(folder: Path, recipe: bytes) -> bool:
+def _only_begun(folder: Path, recipe: bytes | None) -> bool:
     """Whether a folder is empty, or as a process left it that was killed while it made the run."""
     names = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+    if recipe is None:
+        return names <= {RECIPE}
     return not names or (names == {RECIPE} and (folder / RECIPE).read_bytes() == recipe)
 
 

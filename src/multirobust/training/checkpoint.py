@@ -111,7 +111,9 @@ def check_state(content: Mapping[str, Any], steps: int) -> None:
         raise ValueError(f"'step' must be at most {steps}, got {content['step']}")
     for name in ("seconds", "lr"):
         value = content.get(name)
-        if type(value) not in (int, float) or not 0 <= value < math.inf:
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise ValueError(f"{name!r} must be a number, got {_told(value)}")
+        if not 0 <= value < math.inf:
             raise ValueError(f"{name!r} must be a finite number, 0 or more, got {_told(value)}")
 
 
