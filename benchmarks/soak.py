@@ -85,11 +85,12 @@ class Scenario:
     rounds: list[tuple[int, bool]] = field(default_factory=list)
 
 
-def scenarios(run: Path) -> list[Scenario]:
-    """Return what is tried; `run` is a trained run to evaluate."""
+def scenarios(run: Path, seeds: int) -> list[Scenario]:
+    """Return what is tried: on a trained run to evaluate, and on a sweep of so many seeds."""
     train = ["train", "digits", *SET, "--defense", "mng_ac", "--output", "{}"]
     evaluate = ["evaluate", "{}", "--save-images"]
-    sweep = ["run", "digits", *SET, "--output", "{}", "--seed", "0", "--seed", "1"]
+    sweep = ["run", "digits", *SET, "--output", "{}"]
+    sweep += [part for seed in range(seeds) for part in ("--seed", str(seed))]
     sweep += ["--defense", "sat", "--defense", "mng_ac"]
     return [
         Scenario("training", train, TRAINING, 0.3),
@@ -308,6 +309,7 @@ def main(given: list[str] | None = None) -> dict[str, Any]:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--kills", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0, help="of the kills")
+    parser.add_argument("--seeds", type=int, default=2, help="of the sweep")
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args(given)
     imported()
@@ -317,7 +319,7 @@ def main(given: list[str] | None = None) -> dict[str, Any]:
         command = ["train", "digits", *SET, "--defense", "sat", "--output", "{}"]
         if waited(started(command, trained, Board())):
             raise SystemExit(trained.with_suffix(".log").read_text())
-        found = scenarios(trained / "sat-s0")
+        found = scenarios(trained / "sat-s0", arguments.seeds)
         for scenario in found:
             kills = max(1, round(arguments.kills * scenario.share))
             played(scenario, Path(folder) / scenario.name.replace(", ", "-"), kills, dice)
