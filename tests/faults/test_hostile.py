@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+import io
 import random
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -17,7 +19,8 @@ from multirobust.cli.common import tell
 from multirobust.config import Recipe, load_recipe
 from multirobust.errors import CheckpointError, ConfigError, InputError, Interrupted, TrainingError
 from multirobust.report.rendering import markdown_text
-from multirobust.training import load_checkpoint, save_checkpoint
+from multirobust.training import load_checkpoint
+from multirobust.training.checkpoint import MAGIC
 
 POISONS: list[Any] = [
     *(None, "text", -1, 10**30, float("nan"), True, [], {}, {"a": [1]}),
@@ -47,6 +50,22 @@ def poisoned(content: dict, path: tuple, poison: Any) -> dict:
     return content
 
 
+def forge(folder: Path, content: Any) -> None:
+    """Write a checkpoint as an enemy would: anything, with a digest that fits."""
+    stream = io.BytesIO()
+    torch.save(content, stream)
+    digest = hashlib.sha256(stream.getvalue()).hexdigest().encode()
+    (folder / "checkpoint.pt").write_bytes(MAGIC + digest + b"\n" + stream.getvalue())
+
+
+def test_a_checkpoint_nested_without_end_is_one_error(tmp_path: Path):
+    content: list[Any] = []
+    content.append(content)
+    forge(tmp_path, {"identity": content})
+    with pytest.raises(CheckpointError, match="nested without end"):
+        train("standard", tmp_path)
+
+
 @pytest.mark.parametrize("defense", ["mng_ac", "ramp", "sat"])
 def test_a_checkpoint_with_anything_in_any_place_is_refused_or_trained_from(
     defense: str, tmp_path: Path, long: bool
@@ -62,7 +81,7 @@ def test_a_checkpoint_with_anything_in_any_place_is_refused_or_trained_from(
     for path, number in cases if long else dice.sample(cases, 12):
         for file in tmp_path.glob("checkpoint*"):
             file.unlink()
-        save_checkpoint(tmp_path, poisoned(content, path, POISONS[number]))
+        forge(tmp_path, poisoned(content, path, POISONS[number]))
         try:
             train(defense, tmp_path, options=options, **settings)
         except (CheckpointError, TrainingError):

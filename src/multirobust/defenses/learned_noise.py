@@ -156,7 +156,7 @@ class MNGAC(Defense[ConsistencyViews]):
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Restore what `get_extra_state` returned."""
-        load_optimizer(self._learner.optimizer, state["learner"])
+        load_optimizer(self._learner.optimizer, {**state}["learner"])
 
 
 @final
@@ -225,4 +225,4 @@ class ANT(Defense[Tensor]):
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Restore what `get_extra_state` returned."""
-        load_optimizer(self._learner.optimizer, state["learner"])
+        load_optimizer(self._learner.optimizer, {**state}["learner"])

@@ -242,6 +242,8 @@ class RAMP(Defense[PairedViews]):
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Restore what `get_extra_state` returned."""
         natural = self._natural
+        if not isinstance(state, dict):
+            raise TypeError("there must be start, weights and velocities")
         natural.start = checked_tensors(state["start"])
         natural.weights = checked_tensors(state["weights"])
         natural.velocities = checked_tensors(state["velocities"])

@@ -15,8 +15,13 @@ def load_optimizer(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
     """Restore the momenta of an optimizer; its settings stay those that it was made with.
 
     Raises:
+        TypeError: If it is not the state of an optimizer.
         ValueError: If a momentum is not of the shape of its weight.
     """
+    if not isinstance(state, Mapping) or not isinstance(state["state"], Mapping):
+        raise TypeError("there must be the state of an optimizer")
+    for kept in state["state"].values():
+        checked_tensors({name: value for name, value in kept.items() if value is not None})
     names = optimizer.defaults.keys() - {"lr"}
     ours = [{name: group[name] for name in names} for group in optimizer.param_groups]
     optimizer.load_state_dict(dict(state))
@@ -40,6 +45,8 @@ def checked_tensors(state: Any) -> dict[str, Tensor]:
     Raises:
         TypeError: If it is anything else.
     """
-    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise TypeError("there must be tensors by name")
-    return dict(state)
+    if isinstance(state, Mapping):
+        real = [isinstance(v, Tensor) and not v.is_complex() for v in state.values()]
+        if all(real):
+            return dict(state)
+    raise TypeError("there must be tensors of real numbers by name")

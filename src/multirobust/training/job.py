@@ -64,8 +64,8 @@ class Job:
         Fields that came with a later version have there what is the default today.
         """
         try:
-            made_with = plain(made_with)
-        except InputError:
+            made_with = plain({**made_with})
+        except (InputError, TypeError):
             return "which it does not say in plain values"
         defaults = {"training": _bits(TrainingConfig()), "run": self.defaults}
         there = {

@@ -14,6 +14,7 @@ from multirobust.attacks import Attack, PassMeter, attacking
 from multirobust.config import TrainingConfig
 from multirobust.data import Data
 from multirobust.errors import InputError
+from multirobust.training.checkpoint import check_counts, check_numbers
 from multirobust.training.runtime import Runtime
 from multirobust.training.weights import snapshot
 
@@ -156,8 +157,12 @@ class Selection:
         """Restore what `state_dict` returned; the best weights go to the device.
 
         Raises:
-            ValueError: If the best weights are of another model.
+            ValueError: If the best weights are of another model, or a count or accuracy is none.
         """
+        check_counts(state, "epoch", "forwards", "backwards")
+        check_numbers(state, "seconds")
+        for line in state["history"]:
+            check_numbers({**line}, *{"epoch", "clean", "union", *line})
         best, ours = state["best"], self.model.state_dict()
         shapes = [[getattr(v, "shape", None) for _, v in sorted(d.items())] for d in (best, ours)]
         if best and (best.keys() != ours.keys() or shapes[0] != shapes[1]):
