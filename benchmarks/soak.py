@@ -280,7 +280,7 @@ def imported() -> None:
     from torch.utils import tensorboard  # noqa: F401
 
 
-def summary(found: list[Scenario], seconds: float) -> dict[str, Any]:
+def summary(found: list[Scenario], seconds: float, made: dict[str, Any]) -> dict[str, Any]:
     """Return what the file holds: how many kills, where they fell, what came of them."""
     told = [
         {
@@ -300,7 +300,7 @@ def summary(found: list[Scenario], seconds: float) -> dict[str, Any]:
         **{key: sum(scenario[key] for scenario in told) for key in keys},
         "scenarios": told,
         "seconds": round(seconds, 1),
-        **provenance(),
+        **made,
     }
 
 
@@ -313,6 +313,7 @@ def main(given: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args(given)
     imported()
+    made = provenance()  # of the code that was imported, whatever the checkout is in the end
     dice, begin = random.Random(arguments.seed), time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         trained = Path(folder) / "trained"
@@ -323,7 +324,7 @@ def main(given: list[str] | None = None) -> dict[str, Any]:
         for scenario in found:
             kills = max(1, round(arguments.kills * scenario.share))
             played(scenario, Path(folder) / scenario.name.replace(", ", "-"), kills, dice)
-    content = summary(found, time.monotonic() - begin)
+    content = summary(found, time.monotonic() - begin, made)
     text = json.dumps(content, indent=2)
     print(text)
     if arguments.output:
