@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test slow check lint types floors docs bench clean
+.PHONY: demo test slow soak check lint types floors docs bench clean
 
 demo: $(READY)
 	$(BIN)/multirobust demo
@@ -15,6 +15,10 @@ test: $(READY)
 
 slow: $(READY)
 	$(BIN)/python -m pytest -q -m slow
+
+soak: $(READY)
+	MULTIROBUST_FAULTS=long $(BIN)/python -m pytest -q tests/faults
+	$(BIN)/python benchmarks/soak.py --kills 60 --output results/soak.json
 
 check: lint types floors
 

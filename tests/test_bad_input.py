@@ -293,14 +293,15 @@ def test_a_full_disk_is_one_message_and_the_same_command_goes_on(
 
 def test_a_full_disk_leaves_the_former_outcomes(multirobust, runs, full_disk):
     folder = runs / "ant-s0" / "evaluation" / "quick"
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    before = {path.name: path.read_bytes() for path in folder.glob("outcomes.*")}
     recipe = runs / "ant-s0" / "recipe.toml"
     recipe.write_text(recipe.read_text("utf-8").replace("limit = 16", "limit = 9"), "utf-8")
     full_disk("outcomes.json")
     answer = multirobust("evaluate", runs / "ant-s0")
     assert answer.code == 1
     assert "What was there before is unchanged" in answer.err
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert {path.name: path.read_bytes() for path in folder.glob("outcomes.*")} == before
+    assert list((folder / "partial").glob("*.npz")), "the attacks need not be made again"
 
 
 def test_a_folder_in_which_another_process_trains_is_left_to_it(multirobust, tmp_path):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -249,6 +250,7 @@ counts = st.integers(1, 10**9)
 text = st.text(st.characters(exclude_categories=("C",)), max_size=20) | st.sampled_from(
     ['"', "\\", "\n", '\\"\n', "a\tb", "#", "é"]
 )
+names = text.map(lambda name: re.sub(r"[/\\\x00-\x1f]", "", name).strip(".") or "a")
 subsets = st.lists(st.sampled_from(sorted(catalog.DEFENSES)), min_size=1, unique=True)
 
 
@@ -256,7 +258,7 @@ subsets = st.lists(st.sampled_from(sorted(catalog.DEFENSES)), min_size=1, unique
 def recipes(draw) -> Recipe:
     attack = st.builds(NormAttack, steps=counts, step_size=positive)
     return Recipe(
-        name=draw(text),
+        name=draw(names),
         summary=draw(text),
         preset=draw(st.sampled_from(sorted(catalog.PRESETS))),
         defenses=tuple(draw(subsets)),

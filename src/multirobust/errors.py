@@ -6,7 +6,7 @@
     ├── DataError                        a data set is missing, truncated or not what it says it is
     ├── CheckpointError                  a checkpoint is truncated, foreign or of another recipe
     ├── RunError                         an output folder cannot be used
-    ├── TrainingError                    training cannot go on: the loss is NaN, a process is lost
+    ├── TrainingError                    training cannot go on: NaN, no memory, a process is lost
     └── Interrupted                      the user stopped a run; it is saved and can go on
 
 Every message names the argument, the rule, the value and the way out. The command line prints it
@@ -65,7 +65,7 @@ class RunError(MultirobustError):
 
 
 class TrainingError(MultirobustError):
-    """Training cannot go on: the loss is NaN or infinite, or one of its processes is lost."""
+    """Training cannot go on: NaN or infinity, memory ran out, or one of its processes is lost."""
 
 
 class Interrupted(MultirobustError):

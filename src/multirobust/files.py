@@ -23,6 +23,7 @@ __all__ = [
     "Content",
     "atomic_write",
     "atomic_write_together",
+    "remove_leftovers",
     "replace_folder",
     "restore_folder",
 ]
@@ -35,6 +36,8 @@ ASIDE = ".old"
 
 LEFTOVER_SECONDS = 3600.0
 """Age at which the temporary file of a writer that was killed may be removed."""
+
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp", re.DOTALL)
 
 
 def atomic_write(path: Path, data: Content) -> None:
@@ -155,6 +158,18 @@ def _swap(staged: Path, folder: Path) -> None:
     _flush_folder(folder.parent)
     if there:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Drop the temporary files that killed writers left in a folder, however young.
+
+    Args:
+        folder: A folder in which nothing else writes at this time.
+    """
+    for leftover in folder.glob(".*.tmp"):
+        if _TEMPORARY.fullmatch(leftover.name):
+            with contextlib.suppress(OSError):
+                leftover.unlink()
 
 
 def _write_through(temporary: Path, data: Content) -> None:

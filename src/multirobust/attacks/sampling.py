@@ -77,9 +77,16 @@ class Sampler(nn.Module, abc.ABC):
         return {"random": self._random.get_state(), "draws": list(self.draws)}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Restore what `get_extra_state` returned."""
+        """Restore what `get_extra_state` returned.
+
+        Raises:
+            ValueError: If it is anything else.
+        """
+        draws = list(state["draws"]) if isinstance(state, dict) else []
+        if [type(count) for count in draws] != [int] * len(self.attacks):
+            raise ValueError("the counts of a sampler must be whole numbers, one for each attack")
         self._random.set_state(state["random"].cpu())
-        self.draws = list(state["draws"])
+        self.draws = draws
 
     def extra_repr(self) -> str:
         """Name the attacks."""

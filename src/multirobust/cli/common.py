@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -96,8 +97,12 @@ ResultsArgument = Annotated[
 
 
 def tell(line: str) -> None:
-    """Print a line to standard error."""
-    typer.echo(line, err=True)
+    """Print to standard error; control characters, which steer a terminal, become spaces."""
+    typer.echo("".join(" " if _steers(c) else c for c in line), err=True)
+
+
+def _steers(character: str) -> bool:
+    return unicodedata.category(character) == "Cc" and character not in "\n\t"
 
 
 def recipe_of(

@@ -134,6 +134,7 @@ def _curves_of(
     from multirobust.experiment import load_data, load_model
     from multirobust.experiment.building import weights_digest
     from multirobust.training import choose_device
+    from multirobust.training.run_folder import exclusive
 
     threats, config = threats_from(recipe.threats), recipe.evaluation
     settings = _settings(recipe, attack, seed)
@@ -149,23 +150,23 @@ def _curves_of(
     if known is not None:
         return known
     data, device = load_data(recipe.data), choose_device(recipe.training.device)
-    curves = robustness_curve(
-        load_model(run, data).to(device),
-        data.test,
-        threats,
-        attack=attack,
-        batch_size=config.batch_size,
-        block_size=config.block_size,
-        limit=config.limit,
-        seed=seed,
-        device=device,
-        manifest=manifest,
-        partial=folder / "partial",
-        report=report,
-        display=display,
-    )
-    save_curves(curves, folder)
-    return curves
+    with exclusive(folder, doing="computes curves"):
+        return robustness_curve(
+            load_model(run, data).to(device),
+            data.test,
+            threats,
+            attack=attack,
+            batch_size=config.batch_size,
+            block_size=config.block_size,
+            limit=config.limit,
+            seed=seed,
+            device=device,
+            manifest=manifest,
+            partial=folder / "partial",
+            report=report,
+            display=display,
+            keep=lambda curves: save_curves(curves, folder),
+        )
 
 
 def _name(settings: Mapping[str, Any]) -> str:

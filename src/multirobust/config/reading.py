@@ -89,7 +89,7 @@ def _read(source: str | Path) -> dict[str, Any]:
             raise InputError(f"Recipe {str(path)!r} cannot be read: {error}.") from None
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # too many digits, or brackets, are no TOMLError
         raise InputError(f"Recipe {str(source)!r} is not valid TOML: {error}.") from None
 
 
@@ -103,7 +103,7 @@ def _apply(fields: dict[str, Any], override: str) -> list[str]:
         ]
     try:
         value = tomllib.loads(f"value = {text.strip()}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         value = text.strip()
     for key in keys[:-1]:
         fields = fields.setdefault(key, {})
@@ -142,6 +142,11 @@ def _unknown(kind: str, name: str, table: Mapping[str, str]) -> str:
 
 def _cross_problems(recipe: Recipe) -> list[str]:
     problems = []
+    if recipe.name in ("", ".", "..") or any(c in "/\\" or ord(c) < 32 for c in recipe.name):
+        problems.append(
+            "name: must be the name of a folder, without slashes and control characters, got "
+            f"{recipe.name!r}; choose another."
+        )
     if recipe.model.widths is not None and recipe.model.name != "small_cnn":
         problems.append(
             f"model.widths: only small_cnn has this field, the model is {recipe.model.name!r}; "

@@ -20,6 +20,7 @@ from multirobust.defenses.consistency import (
     consistency_loss,
     draw_adversarial,
 )
+from multirobust.defenses.restoring import load_optimizer
 from multirobust.errors import InputError
 from multirobust.metagrad import call_with, meta_gradient
 from multirobust.models import NoiseGenerator
@@ -208,8 +209,8 @@ class MNGAC(Defense[ConsistencyViews]):
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Restore what `get_extra_state` returned."""
-        self._learner.optimizer.load_state_dict(state["learner"])
-        self.steps = state.get("steps", 0)
+        load_optimizer(self._learner.optimizer, {**state}["learner"])
+        self.steps = int(state.get("steps", 0))
 
 
 @final
@@ -280,4 +281,4 @@ class ANT(Defense[Tensor]):
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Restore what `get_extra_state` returned."""
-        self._learner.optimizer.load_state_dict(state["learner"])
+        load_optimizer(self._learner.optimizer, {**state}["learner"])

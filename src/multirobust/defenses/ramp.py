@@ -14,7 +14,8 @@ from multirobust.attacks import Attack
 from multirobust.attacks.objectives import at_least_float32
 from multirobust.data import Batch
 from multirobust.defenses.base import Defense, Loss, cross_entropy
-from multirobust.errors import InputError
+from multirobust.defenses.restoring import checked_tensors
+from multirobust.errors import CheckpointError, InputError
 from multirobust.ranks import Part
 
 __all__ = ["RAMP", "PairedViews", "logit_pairing", "mixed_update"]
@@ -125,6 +126,7 @@ class _NaturalTraining:
             self.start = {name: value.detach().clone() for name, value in tensors.items()}
             self.weights = {name: value.detach().clone() for name, value in tensors.items()}
         for kept in (self.start, self.weights, self.velocities):
+            _check(kept, tensors, whole=kept is not self.velocities)
             for name, value in kept.items():
                 kept[name] = value.to(tensors[name].device)
 
@@ -143,6 +145,19 @@ class _NaturalTraining:
                 start, natural = self.start[name], self.weights[name]
                 value.copy_(mixed_update(start, value, natural, share))
         self.start, self.weights = {}, {}
+
+
+def _check(kept: dict[str, Tensor], tensors: dict[str, Tensor], *, whole: bool) -> None:
+    """Raise unless what a checkpoint had is of this model."""
+    fits = all(
+        name in tensors and (value.shape, value.dtype) == (tensors[name].shape, tensors[name].dtype)
+        for name, value in kept.items()
+    )
+    if not fits or (whole and len(kept) != len(tensors)):
+        raise CheckpointError(
+            "The state of RAMP's natural training, out of a checkpoint, is of another model; "
+            "choose another --output, or a checkpoint from a backup."
+        )
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -250,5 +265,8 @@ class RAMP(Defense[PairedViews]):
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Restore what `get_extra_state` returned."""
         natural = self._natural
-        natural.start, natural.weights = dict(state["start"]), dict(state["weights"])
-        natural.velocities = dict(state["velocities"])
+        if not isinstance(state, dict):
+            raise TypeError("there must be start, weights and velocities")
+        natural.start = checked_tensors(state["start"])
+        natural.weights = checked_tensors(state["weights"])
+        natural.velocities = checked_tensors(state["velocities"])

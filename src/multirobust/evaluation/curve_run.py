@@ -55,6 +55,7 @@ def robustness_curve(
     partial: Path | None = None,
     report: Callable[[str], None] = lambda line: None,
     display: EvaluationDisplay | None = None,
+    keep: Callable[[Curves], None] = lambda curves: None,
 ) -> Curves:
     """Attack a classifier at ascending radii of each norm.
 
@@ -78,6 +79,7 @@ def robustness_curve(
             call goes on there and gives the same curves.
         report: Receives a line when a radius is done at which any image was attacked.
         display: Shows progress.
+        keep: Is given the curves before the partial results are removed.
 
     Raises:
         InputError: If an argument is out of range or the model is not a classifier of these images
@@ -114,6 +116,7 @@ def robustness_curve(
             columns, facts | {"errors": run.errors} | provenance(device) | (manifest or {})
         )
     )
+    keep(curves)
     done.clear()
     return curves
 

@@ -51,6 +51,7 @@ def evaluate_suite(
     report: Callable[[str], None] = lambda line: None,
     display: EvaluationDisplay | None = None,
     ahead: Ahead | None = None,
+    keep: Callable[[Outcomes], None] = lambda outcomes: None,
 ) -> Outcomes:
     """Attack a classifier with every attack of a suite.
 
@@ -84,6 +85,8 @@ def evaluate_suite(
         display: Shows progress.
         ahead: Called once, with `partial`, if anything is to do. What other processes do of it
             there, by `Course.attack`, is not done again.
+        keep: Is given the outcomes before the partial results are removed, so that a kill or a full
+            disk while they are written costs no attack.
 
     Returns:
         The outcomes, in the order of the split.
@@ -116,13 +119,17 @@ def evaluate_suite(
     if ahead is not None and partial is not None and parts:
         ahead(parts, partial)
     run = course.whole(runner, done, display or NoDisplay())
-    columns = _columns(run, suite, images, report)
+    columns, kept = _columns(run, suite, images, report)
     outcomes = run.outcomes(
         columns,
-        course.facts | {"errors": run.errors} | provenance(course.device) | (manifest or {}),
+        course.facts
+        | {"errors": run.errors, **kept}
+        | provenance(course.device)
+        | (manifest or {}),
     )
     found = audit_outcomes(outcomes) if audit else ()
     outcomes.manifest["audit"] = findings + _told(found, strict, report)
+    keep(outcomes)
     done.clear()
     return outcomes
 
@@ -153,15 +160,17 @@ def _audited(
 
 def _columns(
     run: SuiteRun, suite: Suite, images: Path | None, report: Callable[[str], None]
-) -> list[AttackColumn]:
-    columns = []
+) -> tuple[list[AttackColumn], dict[str, Any]]:
+    """Return what each attack did and, if images are kept, what the manifest says of the files."""
+    columns, digests = [], {}
     for named in suite.attacks:
         column, found = run.column(named)
         if images is not None and found is not None:
-            save_images(images / f"{named.name}.safetensors", run.broken_by(column), found)
+            path = images / f"{named.name}.safetensors"
+            digests[named.name] = save_images(path, run.broken_by(column), found)
         columns.append(column)
         report(_summary(column, run.errors.get(named.name, [])))
-    return columns
+    return columns, {} if images is None else {"adversarial": digests}
 
 
 def refuse_findings(found: Sequence[Mapping[str, str]]) -> None:

@@ -6,6 +6,7 @@ import io
 import json
 import platform
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any, final
 
@@ -14,6 +15,7 @@ import torch
 
 from multirobust.errors import RunError
 from multirobust.evaluation.runner import BlockResult
+from multirobust.evaluation.state import State
 from multirobust.files import atomic_write
 
 __all__ = ["PartialResults"]
@@ -54,25 +56,28 @@ class PartialResults:
             ) from error
         atomic_write(folder / IDENTITY, text.encode())
 
-    def load(self, attack: str, first: int) -> BlockResult | None:
-        """Return the result of an attack on the block that starts at a position, if it is there."""
+    def load(self, attack: str, first: int, images: int) -> BlockResult | None:
+        """Return the result of an attack on the block that starts at a position, if it is there.
+
+        A damaged one is named in a warning and counts as missing.
+
+        Args:
+            attack: Its name.
+            first: Position of the first image of the block.
+            images: How many images of the block the attack sees.
+        """
         if self.folder is None:
             return None
+        path = self._path(attack, first)
         try:
-            content = self._path(attack, first).read_bytes()
+            result = _parsed(path.read_bytes())
+            _check(result, images)
         except FileNotFoundError:
             return None
-        with np.load(io.BytesIO(content), allow_pickle=False) as stored:
-            images = torch.from_numpy(stored["images"]) if "images" in stored else None
-            return BlockResult(
-                states=torch.from_numpy(stored["states"]),
-                distances=torch.from_numpy(stored["distances"]),
-                images=images,
-                errors=frozenset(json.loads(str(stored["errors"]))),
-                seconds=float(stored["seconds"]),
-                forwards=int(stored["forwards"]),
-                backwards=int(stored["backwards"]),
-            )
+        except Exception as error:  # a foreign file can break the reader in any way
+            warnings.warn(f"{path} is damaged ({error}): attacked again.", stacklevel=2)
+            return None
+        return result
 
     def has(self, attack: str, first: int) -> bool:
         """Whether the result of an attack on the block that starts at a position is there."""
@@ -104,6 +109,30 @@ class PartialResults:
     def _path(self, attack: str, first: int) -> Path:
         assert self.folder is not None
         return self.folder / f"{attack}.{first}.npz"
+
+
+def _parsed(content: bytes) -> BlockResult:
+    with np.load(io.BytesIO(content), allow_pickle=False) as stored:
+        images = torch.from_numpy(stored["images"]) if "images" in stored else None
+        return BlockResult(
+            states=torch.from_numpy(stored["states"]),
+            distances=torch.from_numpy(stored["distances"]),
+            images=images,
+            errors=frozenset(json.loads(str(stored["errors"]))),
+            seconds=float(stored["seconds"]),
+            forwards=int(stored["forwards"]),
+            backwards=int(stored["backwards"]),
+        )
+
+
+def _check(result: BlockResult, images: int) -> None:
+    states, distances = result.states, result.distances
+    if states.shape != (images,) or distances.shape != (images,):
+        raise ValueError(f"it is of {len(states)} images, not of {images}")
+    if states.dtype != torch.int64 or not set(states.tolist()) <= {*State}:
+        raise ValueError("it holds other numbers than states")
+    if not bool(distances.isfinite().all() & (distances >= 0).all()):
+        raise ValueError("it holds other numbers than distances")
 
 
 def _read_text(path: Path) -> str | None:

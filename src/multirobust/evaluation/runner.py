@@ -17,7 +17,7 @@ from multirobust.evaluation.state import State
 from multirobust.evaluation.suites import NamedAttack
 from multirobust.threats import Threat
 
-__all__ = ["BlockResult", "Runner"]
+__all__ = ["BlockResult", "Runner", "out_of_memory"]
 
 TOLERANCE = 1e-5
 """Relative excess over the radius, or absolute over the pixel box, that makes an image invalid."""
@@ -166,7 +166,7 @@ class Runner:
             try:
                 return ask(part)
             except Exception as error:
-                if not _out_of_memory(error) or self.batch_size == 1:
+                if not out_of_memory(error) or self.batch_size == 1:
                     raise
             self.batch_size = max(1, self.batch_size // 2)
             if self.device.type == "cuda":
@@ -225,7 +225,8 @@ def _bounds(named: NamedAttack, x_adv: Tensor, x: Tensor) -> tuple[Tensor, Tenso
     return box, distance <= threat.radius * (1 + TOLERANCE), distance
 
 
-def _out_of_memory(error: Exception) -> bool:
+def out_of_memory(error: Exception) -> bool:
+    """Whether an exception says that memory ran out, of the device or of the machine."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     words = ("can't allocate memory", "not enough memory", "out of memory")

@@ -46,13 +46,16 @@ def save(outcomes: Outcomes, folder: Path) -> None:
     atomic_write_together([(folder / TABLE, table), (folder / MANIFEST, manifest)])
 
 
-def save_images(path: Path, index: np.ndarray, images: Tensor) -> None:
+def save_images(path: Path, index: np.ndarray, images: Tensor) -> str:
     """Write adversarial images as safetensors: "index" (m,), and "images" (m, c, h, w) in float32.
 
     Args:
         path: The file; its folder is created if missing.
         index: Positions of the images in their split.
         images: In the same order.
+
+    Returns:
+        The SHA-256 of the file.
 
     Raises:
         RunError: If it cannot be written.
@@ -61,7 +64,9 @@ def save_images(path: Path, index: np.ndarray, images: Tensor) -> None:
 
     _make(path.parent)
     tensors = {"index": torch.from_numpy(index), "images": images.float().contiguous()}
-    atomic_write(path, to_bytes(tensors))
+    content = to_bytes(tensors)
+    atomic_write(path, content)
+    return hashlib.sha256(content).hexdigest()
 
 
 def load(folder: Path) -> Outcomes:
@@ -82,7 +87,7 @@ def load(folder: Path) -> Outcomes:
         )
     try:
         return _parse(table, manifest)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except Exception as error:  # a foreign file can break the reader in any way
         raise DataError(
             f"{folder / MANIFEST}: does not describe {TABLE}: {error}. {_AGAIN}"
         ) from error
@@ -147,7 +152,7 @@ def _read(path: Path) -> bytes:
 def _read_manifest(path: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(_read(path))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: is truncated or not JSON ({error}). {_AGAIN}") from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise DataError(f"{path}: is not a manifest of outcomes. Give the folder of a run.")
@@ -164,6 +169,8 @@ def _read_manifest(path: Path) -> dict[str, Any]:
 def _parse(table: bytes, manifest: dict[str, Any]) -> Outcomes:
     from pyarrow import parquet
 
+    if not isinstance(manifest["manifest"], dict):
+        raise TypeError("its manifest is no mapping")
     arrays = parquet.read_table(io.BytesIO(table))
 
     def column(name: str) -> Any:

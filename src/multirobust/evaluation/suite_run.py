@@ -124,9 +124,9 @@ class SuiteRun:
         return torch.stack(before).any(0) if before else torch.zeros_like(self.labels).bool()
 
     def _block(self, named: NamedAttack, block: range, rows: Tensor) -> BlockResult:
-        result = self.partial.load(named.name, block.start)
         # A process with another processor may have classified an image differently.
-        if result is None or len(result.states) != len(rows):
+        result = self.partial.load(named.name, block.start, len(rows))
+        if result is None:
             result = self._attacked(named, rows)
             self.partial.save(named.name, block.start, result)
         self.display.advance(len(rows), int((result.states != State.BROKEN).sum()))

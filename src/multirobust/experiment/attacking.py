@@ -20,8 +20,11 @@ from multirobust.data import Data, Split
 from multirobust.errors import InputError
 from multirobust.evaluation import Course, Outcomes, Part, Shard, Suite
 from multirobust.experiment.building import check_corruptions, load_data, load_model
+from multirobust.experiment.evaluated import ADVERSARIAL, PARTIAL
 from multirobust.experiment.runs import find_runs
+from multirobust.files import remove_leftovers
 from multirobust.models.external import load_external
+from multirobust.training.run_folder import exclusive
 
 __all__ = [
     "Elsewhere",
@@ -192,6 +195,9 @@ def evaluate_and_save(
         subject: How another process gets the model and its images.
         elsewhere: Does parts of the evaluation in other processes, before this one goes on.
         options: Others of `evaluation.evaluate_suite`.
+
+    Raises:
+        RunError: If the folder cannot be written, or another process evaluates into it.
     """
     check_corruptions(recipe)
     config, shard = recipe.evaluation, shard or Shard()
@@ -203,24 +209,25 @@ def evaluate_and_save(
         save_images=save_images,
         device=device.type,
     )
-    outcomes = evaluation.evaluate_suite(
-        model,
-        images,
-        _suite_of(recipe, images),
-        mode=None if config.mode == "auto" else config.mode,
-        batch_size=config.batch_size,
-        block_size=config.block_size,
-        limit=config.limit,
-        seed=seed,
-        shard=shard,
-        device=device,
-        ahead=functools.partial(elsewhere, work) if elsewhere else None,
-        partial=folder / "partial",
-        images=folder / "adversarial" if save_images else None,
-        **options,
-    )
-    evaluation.save(outcomes, folder)
-    return outcomes
+    with exclusive(folder, doing="evaluates"):
+        remove_leftovers(folder / ADVERSARIAL)
+        return evaluation.evaluate_suite(
+            model,
+            images,
+            _suite_of(recipe, images),
+            mode=None if config.mode == "auto" else config.mode,
+            batch_size=config.batch_size,
+            block_size=config.block_size,
+            limit=config.limit,
+            seed=seed,
+            shard=shard,
+            device=device,
+            ahead=functools.partial(elsewhere, work) if elsewhere else None,
+            partial=folder / PARTIAL,
+            images=folder / ADVERSARIAL if save_images else None,
+            keep=lambda outcomes: evaluation.save(outcomes, folder),
+            **options,
+        )
 
 
 def images_of(data: Data, split: str) -> Split:

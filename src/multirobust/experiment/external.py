@@ -20,6 +20,7 @@ from multirobust.errors import DataError, InputError
 from multirobust.evaluation import EvaluationDisplay, Outcomes, Shard, build_suite, load
 from multirobust.evaluation.evaluate import refuse_findings
 from multirobust.experiment.attacking import Elsewhere, ExternalSubject, evaluate_and_save
+from multirobust.experiment.evaluated import images_kept, tidy
 from multirobust.experiment.runs import make_folder
 from multirobust.models.weights import weights_digest
 from multirobust.threats import Threat
@@ -215,7 +216,10 @@ def _known(
     _check_settings(folder, known.manifest.get("evaluation"), manifest["evaluation"])
     if strict:
         refuse_findings(known.manifest.get("audit") or [])
-    return known if not save_images or (folder / "adversarial").is_dir() else None
+    if save_images and not images_kept(folder, known):
+        return None
+    tidy(folder)
+    return known
 
 
 def _check_settings(folder: Path, there: object, here: Mapping[str, Any]) -> None:

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 from multirobust.analysis.trends import metric_series, training_curves
-from multirobust.errors import InputError
 from multirobust.experiment.runs import Run
 from multirobust.report import Cell, Column, Figure, Row, Section, Table
 
@@ -46,7 +45,7 @@ def history_of(run: Run) -> Series:
         lines = (run.folder / METRICS).read_text("utf-8").splitlines()
         rows = [_finite(json.loads(line)) for line in lines]
         return {term: points for term, points in metric_series(rows).items() if points}
-    except (OSError, ValueError, TypeError, AttributeError, KeyError, InputError):
+    except Exception:  # a foreign file can break the reader in any way
         return {}
 
 

@@ -14,6 +14,7 @@ from multirobust.experiment.runs import Run, training_facts
 from multirobust.experiment.stored import StoredEvaluation
 from multirobust.models.onnx_export import OnnxFile
 from multirobust.report import duration
+from multirobust.report.rendering import markdown_text
 from multirobust.report.tables import PAPER_ORDER
 
 __all__ = ["model_card"]
@@ -100,13 +101,14 @@ def _views(outcomes: Outcomes) -> Iterator[tuple[str, str, Estimate]]:
 
 def _opening(config: Mapping[str, Any], license: str | None) -> str:
     height, width = config["image_size"]
+    data = markdown_text(config["data"])
     defense = DEFENSES.get(config["defense"], "")
     chosen = (
         f"License: {license}, as stated by whoever exported it."
         if license
         else "License: none has been chosen yet. Whoever publishes these weights has to choose one."
     )
-    return f"""# {config["defense"]}-s{config["seed"]}: {config["architecture"]} on {config["data"]}
+    return f"""# {config["defense"]}-s{config["seed"]}: {config["architecture"]} on {data}
 
 A classifier of {height} x {width} images with {_channels(config)} into {config["classes"]} classes,
 trained with the defense `{config["defense"]}`{f": {defense}" if defense else ""}.
@@ -132,7 +134,7 @@ logits = model(images)
 
 Images: float32 of shape (b, {config["channels"]}, {height}, {width}), pixels in [0, 1].
 Normalization is inside the model. Classes, in the order of the logits:
-{", ".join(config["class_names"])}."""
+{", ".join(map(markdown_text, config["class_names"]))}."""
     if onnx is None:
         return text
     return f"""{text}
@@ -169,7 +171,7 @@ def _evaluation(stored: StoredEvaluation, run: str) -> str:
         f"seed {settings.get('seed', manifest.get('seed'))}",
     ]
     rows = [
-        f"| {name} | {radius or '–'} | {_accuracy(view)} | "
+        f"| {markdown_text(name)} | {radius or '–'} | {_accuracy(view)} | "
         f"[{100 * view.low:.1f}, {100 * view.high:.1f}] |"
         for name, radius, view in _views(stored.outcomes)
     ]
@@ -210,13 +212,14 @@ def _cautions(outcomes: Outcomes) -> Iterator[str]:
             "accuracy shows what was therefore not measured.\n"
         )
     for found in outcomes.manifest.get("audit") or []:
-        yield f"Caution: the audit found {found.get('code')}: {found.get('message')}\n"
+        what = markdown_text(f"{found.get('code')}: {found.get('message')}")
+        yield f"Caution: the audit found {what}\n"
 
 
 def _origin(facts: Mapping[str, Any]) -> str:
     parts = [f"commit {facts['commit']}"] if facts.get("commit") else []
     parts += [str(facts[key]) for key in ("device", "time") if facts.get(key)]
-    return f"({', '.join(parts)})" if parts else "(where is not stored)"
+    return f"({markdown_text(', '.join(parts))})" if parts else "(where is not stored)"
 
 
 def _training(run: Run, config: Mapping[str, Any]) -> str:
@@ -226,7 +229,7 @@ def _training(run: Run, config: Mapping[str, Any]) -> str:
     )
     versions = facts.get("versions") or {}
     rows = {
-        "recipe": f"`{run.recipe.name}`, whole in `recipe.toml`",
+        "recipe": f"{run.recipe.name}, whole in recipe.toml",
         "seed": run.seed,
         "images": facts.get("train_images", "not stored"),
         "epochs": training.epochs,
@@ -240,7 +243,7 @@ def _training(run: Run, config: Mapping[str, Any]) -> str:
         "versions": ", ".join(f"{name} {value}" for name, value in versions.items()),
         "date": facts.get("time", "not stored"),
     }
-    table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
+    table = "\n".join(f"| {name} | {markdown_text(str(value))} |" for name, value in rows.items())
     return f"## Training\n\n| | |\n|---|---|\n{table}\n\nMade by `{command}`."
 
 
@@ -260,7 +263,7 @@ def _limits(config: Mapping[str, Any], evaluations: Sequence[StoredEvaluation]) 
     lines += [
         "- Every accuracy under attack is an upper bound: a stronger attack may break more images. "
         "None is a proof.",
-        f"- The numbers hold for `{config['data']}`, the images counted and the radii shown, and "
-        "for this one training seed.",
+        f"- The numbers hold for {markdown_text(config['data'])}, the images counted and the radii "
+        "shown, and for this one training seed.",
     ]
     return "\n".join(["## Limits", "", *lines])

@@ -5,16 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-from multirobust import evaluation, training
+from multirobust import training
 from multirobust.attacks import attacks_from, threats_from
 from multirobust.config import Recipe
-from multirobust.data import Data, Split
-from multirobust.errors import DataError, InputError
+from multirobust.data import Data
+from multirobust.errors import InputError
 from multirobust.evaluation import EvaluationDisplay, Outcomes, Shard
-from multirobust.evaluation.course import split_digest
 from multirobust.evaluation.evaluate import refuse_findings
 from multirobust.experiment.attacking import Elsewhere, RunSubject, evaluate_and_save, images_of
 from multirobust.experiment.building import (
@@ -23,6 +21,7 @@ from multirobust.experiment.building import (
     load_model,
     weights_digest,
 )
+from multirobust.experiment.evaluated import images_kept, known_outcomes
 from multirobust.experiment.keeping import keep_training
 from multirobust.experiment.runs import (
     Run,
@@ -31,7 +30,7 @@ from multirobust.experiment.runs import (
     stored_recipe,
 )
 from multirobust.experiment.unlabeled import check_unlabeled, with_unlabeled
-from multirobust.ranks import agreed, rank, rank_0_first
+from multirobust.ranks import agreed, rank_0_first
 from multirobust.training import ProgressDisplay
 
 __all__ = ["evaluate_run", "evaluation_name", "train_run"]
@@ -57,7 +56,7 @@ def train_run(
         return
     recipe, data = run.recipe, with_unlabeled(data, run.recipe.data)
     check_unlabeled(run.defense, data)
-    fit = training.fit(
+    training.fit(
         build_model(recipe, data, run.seed),
         data,
         build_defense(run, data),
@@ -71,10 +70,10 @@ def train_run(
         display=display,
         title=run.name,
         stop=stop,
+        keep=lambda fit: keep_training(run, fit, data),
     )
     with rank_0_first():
-        if rank() == 0:
-            keep_training(run, fit, data)
+        pass
 
 
 def evaluate_run(
@@ -130,8 +129,8 @@ def evaluate_run(
         "recipe": run.recipe.model_dump(mode="json", exclude_none=True),
     }
     count = min(recipe.evaluation.limit or len(images), len(images))
-    known = _known(folder, manifest, images.first(count), report)
-    if known is None or (save_images and not (folder / "adversarial").is_dir()):
+    known = known_outcomes(folder, manifest, images.first(count), report)
+    if known is None or (save_images and not images_kept(folder, known)):
         device = training.choose_device(recipe.training.device)
         known = evaluate_and_save(
             load_model(run, data).to(device),
@@ -210,25 +209,3 @@ def _settings(recipe: Recipe, split: str, seed: int, shard: Shard | None = None)
         "test_limit": recipe.data.test_limit if split == "test" else None,
         "seed": seed,
     }
-
-
-def _known(
-    folder: Path, manifest: dict[str, Any], images: Split, report: Callable[[str], None]
-) -> Outcomes | None:
-    """Return stored outcomes of the same weights, settings and images, if there are any."""
-    if not (folder / "outcomes.json").is_file():
-        return None
-    try:
-        known = evaluation.load(folder)
-    except DataError as error:
-        report(f"evaluated again, since the stored outcomes cannot be used: {error}")
-        return None
-    facts = ("data", "weights", "evaluation")
-    same = all(known.manifest.get(fact) == manifest[fact] for fact in facts)
-    if not same or known.manifest.get("images") != len(images):
-        return None
-    if known.manifest.get("split_digest") != split_digest(images):
-        report("evaluated again, since the images are others than those of the stored outcomes")
-        return None
-    report("already evaluated with these settings")
-    return known

@@ -19,6 +19,7 @@ from multirobust.defenses import DEFENSES
 from multirobust.errors import InputError, RunError, lookup_error
 from multirobust.files import atomic_write
 from multirobust.training import read_start
+from multirobust.training.run_folder import exclusive
 
 __all__ = [
     "Run",
@@ -51,6 +52,9 @@ NOT_IDENTITY = {
 """Fields of a recipe that do not change what is trained. Where the weights to start from lie does
 not count; their digest is added by `start_of`.
 """
+
+PATIENCE = 10.0
+"""Seconds to wait for another process that makes the same run at the same time."""
 
 _FACTS = {"seconds": (int, float), "forwards": (int, float), "backwards": (int, float)}
 
@@ -95,18 +99,33 @@ def open_run(run: Run) -> None:
     """
     ours = identity(run.recipe, run.defense, run.seed) | start_of(run.recipe)
     make_folder(run.folder)
-    marker, recipe = run.folder / MARKER, to_toml(run.recipe).encode()
-    if marker.is_file():
-        there = _with_defaults(_identity_in(run.folder))
-        names = sorted(n for n in {*there, *ours} if there.get(n) != ours.get(n))
-        if names:
-            facts = ", ".join(f"{n} {there.get(n)!r} there, {ours.get(n)!r} here" for n in names)
-            raise RunError(f"{run.folder} holds another run ({facts}); choose another --output.")
-        return
-    if not _only_begun(run.folder, recipe):
-        raise RunError(f"{run.folder} holds other files and no run; choose another --output.")
-    atomic_write(run.folder / RECIPE, recipe)
-    atomic_write(marker, to_json({"format": 1, "identity": ours}))
+    if _is_new(run.folder):
+        with exclusive(run.folder, doing="makes a run", patience=PATIENCE):
+            if _is_new(run.folder, to_toml(run.recipe).encode()):  # none made it meanwhile
+                atomic_write(run.folder / RECIPE, to_toml(run.recipe).encode())
+                atomic_write(run.folder / MARKER, to_json({"format": 1, "identity": ours}))
+    _check_same(run, ours)
+
+
+def _is_new(folder: Path, recipe: bytes | None = None) -> bool:
+    """Whether a folder holds no run, but may be made one. Without a recipe, any half-made will do.
+
+    Raises:
+        RunError: If it holds other files.
+    """
+    if (folder / MARKER).is_file():
+        return False
+    if not _only_begun(folder, recipe) and not (folder / MARKER).is_file():
+        raise RunError(f"{folder} holds other files and no run; choose another --output.")
+    return True
+
+
+def _check_same(run: Run, ours: dict[str, Any]) -> None:
+    there = _with_defaults(_identity_in(run.folder))
+    names = sorted(n for n in {*there, *ours} if there.get(n) != ours.get(n))
+    if names:
+        facts = ", ".join(f"{n} {there.get(n)!r} there, {ours.get(n)!r} here" for n in names)
+        raise RunError(f"{run.folder} holds another run ({facts}); choose another --output.")
 
 
 def find_runs(paths: Sequence[Path]) -> list[Run]:
@@ -209,7 +228,7 @@ def to_json(content: Any) -> bytes:
 def _read_json(path: Path, way_out: str) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{path} is damaged or cannot be read: {error}. {way_out}") from error
     if not isinstance(content, dict):
         raise RunError(f"{path} is damaged: it holds a {type(content).__name__}. {way_out}")
@@ -233,9 +252,11 @@ def _with_defaults(there: dict[str, Any]) -> dict[str, Any]:
     return merged(identity(Recipe(), there["defense"], there["seed"]), there)
 
 
-def _only_begun(folder: Path, recipe: bytes) -> bool:
+def _only_begun(folder: Path, recipe: bytes | None) -> bool:
     """Whether a folder is empty, or as a process left it that was killed while it made the run."""
     names = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+    if recipe is None:
+        return names <= {RECIPE}
     return not names or (names == {RECIPE} and (folder / RECIPE).read_bytes() == recipe)
 
 

@@ -145,7 +145,7 @@ def model_arguments(texts: Iterable[str]) -> dict[str, Any]:
             raise InputError(f"--model-arg {text!r} {problem}; write it as in width=64, once.")
         try:
             arguments[name] = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
+        except (ValueError, RecursionError):
             arguments[name] = value
     return arguments
 

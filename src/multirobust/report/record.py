@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from multirobust.errors import DataError, InputError
+from multirobust.errors import DataError
 from multirobust.evaluation.outcomes import AttackColumn, Outcomes
 from multirobust.files import atomic_write
 from multirobust.report.tables import RunResult, estimate
@@ -53,7 +53,7 @@ def read_record(path: Path) -> list[RunResult]:
         if (content["format"], content["version"]) != (FORMAT, VERSION):
             raise ValueError(f"format {content['format']!r}, version {content['version']!r}")
         return [_result(run, content["recipes"]) for run in content["runs"]]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, InputError) as error:
+    except Exception as error:  # a foreign file can break the reader in any way
         raise DataError(
             f"{path}: is not a results file of this program ({error}); make one with "
             "`multirobust compare RUN... --record FILE`."

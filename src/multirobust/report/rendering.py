@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from multirobust.report.tables import Cell, Table
 
-__all__ = ["latex", "markdown", "text"]
+__all__ = ["latex", "markdown", "markdown_text", "text"]
 
 
 def text(table: Table, *, details: bool = True) -> str:
@@ -41,15 +41,17 @@ def markdown(table: Table) -> str:
     """Return a GitHub-flavored Markdown table: best in bold, second-best underlined."""
     marks = {0: "{}", 1: "**{}**", 2: "<u>{}</u>"}
     names = {"l∞": "ℓ<sub>∞</sub>", "l1": "ℓ<sub>1</sub>", "l2": "ℓ<sub>2</sub>"}
-    headings = [names.get(column.heading, _markdown(column.heading)) for column in table.columns]
+    headings = [
+        names.get(column.heading, markdown_text(column.heading)) for column in table.columns
+    ]
     lines = [[table.corner, *headings], ["---", *["---:"] * len(headings)]]
     for row in table.rows:
         cells = [
             f"{marks[cell.rank].format(cell.text)} {cell.detail}".strip() for cell in row.cells
         ]
-        lines.append([_markdown(row.name), *cells])
+        lines.append([markdown_text(row.name), *cells])
     body = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return "\n\n".join([body, *map(_markdown, table.notes)]) + "\n"
+    return "\n\n".join([body, *map(markdown_text, table.notes)]) + "\n"
 
 
 def latex(table: Table) -> str:
@@ -98,7 +100,8 @@ def _plain(name: str) -> str:
     return " ".join("".join(kept).split())
 
 
-def _markdown(name: str) -> str:
+def markdown_text(name: str) -> str:
+    """Return a text on one line in which Markdown and HTML have no meaning."""
     escaped = re.sub(r"([\\|*`\[\]~])", r"\\\1", _plain(name))
     escaped = re.sub(r"(?<![0-9A-Za-z])_|_(?![0-9A-Za-z])", r"\\_", escaped)
     return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -52,7 +52,18 @@ class Averages:
         return {"steps": self.steps, "sums": dict(self._sums), "counts": dict(self._counts)}
 
     def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
-        """Restore what `state_dict` returned; the sums go to the device."""
+        """Restore what `state_dict` returned; the sums go to the device.
+
+        Raises:
+            ValueError: If it holds anything else than sums and counts.
+        """
+        counts = [state["steps"], *state["counts"].values()]
+        whole = all(type(count) is int and 0 <= count <= state["steps"] for count in counts)
+        scalar = all(
+            value.shape == () and value.is_floating_point() for value in state["sums"].values()
+        )
+        if not whole or not scalar or state["sums"].keys() != state["counts"].keys():
+            raise ValueError("its averages are no sums with their counts")
         self.steps = state["steps"]
         self._sums = {name: value.to(device) for name, value in state["sums"].items()}
         self._counts = dict(state["counts"])

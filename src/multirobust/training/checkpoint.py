@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import os
 import warnings
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +21,18 @@ import torch
 from multirobust.errors import CheckpointError, RunError
 from multirobust.files import atomic_write
 
-__all__ = ["load_checkpoint", "save_checkpoint"]
+__all__ = [
+    "check_counts",
+    "check_numbers",
+    "check_state",
+    "load_checkpoint",
+    "save_checkpoint",
+]
 
 MAGIC = b"multirobust checkpoint 1\n"
+LARGEST_VIEW = 1 << 28
+"""Bytes that a tensor may claim to have while its file repeats fewer."""
+
 NEXT, NEWEST, PREVIOUS = "checkpoint.next.pt", "checkpoint.pt", "checkpoint.previous.pt"
 
 
@@ -91,6 +102,44 @@ def load_checkpoint(folder: Path, device: torch.device | str = "cpu") -> dict[st
     return None
 
 
+def check_state(content: Mapping[str, Any], steps: int) -> None:
+    """Raise unless the counts of a checkpoint can be those of a training: a file may say anything.
+
+    Args:
+        content: Of a checkpoint.
+        steps: Of the whole training.
+
+    Raises:
+        ValueError: If a count is missing, is no number, or is out of range.
+    """
+    check_counts(content, "step", "seen", "forwards", "backwards")
+    check_numbers(content, "seconds", "lr")
+    if content["step"] > steps:
+        raise ValueError(f"'step' must be at most {steps}, got {content['step']}")
+
+
+def check_counts(content: Mapping[str, Any], *names: str) -> None:
+    """Raise a ValueError unless these are whole numbers, 0 or more."""
+    for name in names:
+        value = content.get(name)
+        if type(value) is not int or value < 0:
+            raise ValueError(f"{name!r} must be a count, got {_told(value)}")
+
+
+def check_numbers(content: Mapping[str, Any], *names: str) -> None:
+    """Raise a ValueError unless these are finite numbers, 0 or more."""
+    for name in names:
+        value = content.get(name)
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise ValueError(f"{name!r} must be a number, got {_told(value)}")
+        if not 0 <= value < math.inf:
+            raise ValueError(f"{name!r} must be finite and 0 or more, got {_told(value)}")
+
+
+def _told(value: object) -> str:
+    return str(value)[:40] if isinstance(value, (int, float)) else f"a {type(value).__name__}"
+
+
 def _read(path: Path, device: torch.device | str) -> dict[str, Any]:
     try:
         data = path.read_bytes()
@@ -116,4 +165,22 @@ def _decoded(payload: memoryview, path: Path, device: torch.device | str = "cpu"
         ) from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not a checkpoint.")
+    try:
+        tensors = list(_tensors_in(content))
+    except RecursionError:
+        raise CheckpointError(f"{path} is nested without end.") from None
+    for tensor in tensors:
+        size = tensor.nelement() * tensor.element_size()
+        if size > max(LARGEST_VIEW, tensor.untyped_storage().nbytes()):
+            raise CheckpointError(
+                f"{path} has a tensor of shape {tuple(tensor.shape)} without the numbers for it."
+            )
     return content
+
+
+def _tensors_in(tree: Any) -> Iterator[torch.Tensor]:
+    if isinstance(tree, torch.Tensor):
+        yield tree
+    elif isinstance(tree, (dict, list, tuple)):
+        for value in tree.values() if isinstance(tree, dict) else tree:
+            yield from _tensors_in(value)

@@ -14,7 +14,8 @@ from multirobust.config import TrainingConfig
 from multirobust.config.sections import merged
 from multirobust.data import Data
 from multirobust.defenses import Defense
-from multirobust.training.run_folder import difference
+from multirobust.errors import InputError
+from multirobust.training.run_folder import difference, plain
 
 __all__ = ["Job"]
 
@@ -71,6 +72,10 @@ class Job:
 
         Fields that came with a later version have there what is the default today.
         """
+        try:
+            made_with = plain({**made_with})
+        except (InputError, TypeError):
+            return "which it does not say in plain values"
         defaults = {"training": _bits(TrainingConfig()), "run": self.defaults}
         there = {
             name: merged(defaults[name], value)

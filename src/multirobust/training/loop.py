@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from multirobust.data import Batch, Loader
+from multirobust.defenses.restoring import load_optimizer
 from multirobust.errors import CheckpointError, Interrupted, TrainingError
 from multirobust.ranks import agreed
 from multirobust.training.acceleration import Acceleration
 from multirobust.training.averages import Averages
-from multirobust.training.checkpoint import load_checkpoint, save_checkpoint
+from multirobust.training.checkpoint import check_state, load_checkpoint, save_checkpoint
 from multirobust.training.descent import Descent
 from multirobust.training.global_statistics import GlobalStatistics
 from multirobust.training.job import Job
@@ -29,6 +30,8 @@ from multirobust.training.team import Share, Team
 from multirobust.training.weights import WeightAverage
 
 __all__ = ["Loop"]
+
+_UNFIT = ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError
 
 
 class Loop:
@@ -232,9 +235,8 @@ class Loop:
 
     def finish(self) -> None:
         """Put into the model what the training was to find: averaged or selected weights."""
-        chosen = self.ema.values if self.ema else None
-        if self.selection:
-            chosen = self.selection.best
+        averaged = self.ema.values if self.ema else None
+        chosen = self.selection.best if self.selection else averaged
         if chosen is not None:
             self.model.load_state_dict(chosen)
 
@@ -248,10 +250,7 @@ class Loop:
         options = {"ema": self.ema, "selection": self.selection}
         return {
             "identity": self.job.identity(),
-            "step": self.step,
-            "seen": self.seen,
-            "seconds": self.seconds,
-            "lr": self.lr,
+            **{name: getattr(self, name) for name in ("step", "seen", "seconds", "lr")},
             "forwards": self.meter.forwards,
             "backwards": self.meter.backwards,
             "averages": self.averages.state_dict(),
@@ -274,20 +273,21 @@ class Loop:
             )
         try:
             self._restore(content)
-        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        except _UNFIT as error:
             raise CheckpointError(
                 f"The checkpoint in {folder} does not fit this model and defense: {error}. Choose "
                 "another --output, or the version of the program that wrote it."
             ) from error
 
     def _restore(self, content: dict[str, Any]) -> None:
+        check_state(content, self.steps)
         self.step, self.seen, self.seconds = content["step"], content["seen"], content["seconds"]
         self.meter.forwards, self.meter.backwards = content["forwards"], content["backwards"]
         self.lr = content["lr"]
         self.averages.load_state_dict(content["averages"], self.runtime.device)
         self.model.load_state_dict(content["model"])
         self.defense.load_state_dict(content["defense"])
-        self.sgd.load_state_dict(content["optimizer"])
+        load_optimizer(self.sgd, content["optimizer"])
         if self.ema:
             self.ema.load_state_dict(content["ema"])
         if self.selection:

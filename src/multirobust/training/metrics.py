@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,14 +32,18 @@ class MetricsLog:
 
     def __init__(self, folder: Path, step: int):
         self.folder = folder
-        with self._writing():
-            self._metrics = _reopened(folder / "metrics.jsonl", step)
-            self._timing = _reopened(folder / "timing.jsonl", step)
+        with contextlib.ExitStack() as opened:
+            opened.enter_context(self._writing())
+            opened.enter_context(_told_once())
+            self._metrics = opened.enter_context(_reopened(folder / "metrics.jsonl", step))
+            self._timing = opened.enter_context(_reopened(folder / "timing.jsonl", step))
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", DeprecationWarning)
                 from torch.utils.tensorboard import SummaryWriter
 
                 self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+            opened.callback(self._events.close)
+            self._opened = opened.pop_all()
 
     def write(self, step: int, metrics: dict[str, Any], timing: dict[str, float]) -> None:
         """Append one line to each log."""
@@ -58,10 +63,7 @@ class MetricsLog:
 
     def close(self) -> None:
         """Flush and close; what cannot be flushed does not keep the others from closing."""
-        with contextlib.ExitStack() as closing:
-            closing.enter_context(self._writing())
-            for log in (self._events, self._timing, self._metrics):
-                closing.callback(log.close)
+        self._opened.close()
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -72,6 +74,23 @@ class MetricsLog:
                 f"{self.folder}: metrics cannot be written: {error.strerror or error}. Free some "
                 "space or choose a writable --output; the checkpoints that are there stay."
             ) from error
+
+
+@contextlib.contextmanager
+def _told_once() -> Iterator[None]:
+    """Keep TensorBoard's thread from printing the errors that it hands on as well."""
+    before = threading.excepthook
+
+    def hook(failed: threading.ExceptHookArgs) -> None:
+        tensorboard = type(failed.thread).__module__.startswith("tensorboard.")
+        if not (tensorboard and issubclass(failed.exc_type, OSError)):
+            before(failed)
+
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        threading.excepthook = before
 
 
 def _reopened(path: Path, step: int) -> TextIO:
@@ -90,7 +109,7 @@ def _end(data: bytes, step: int) -> int:
         try:
             if not line.endswith(b"\n") or json.loads(line)["step"] > step:
                 break
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, LookupError, TypeError, RecursionError):
             break  # torn by a kill
         end += len(line)
     return end

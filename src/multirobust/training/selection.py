@@ -15,6 +15,7 @@ from multirobust.config import TrainingConfig
 from multirobust.data import Data
 from multirobust.errors import InputError
 from multirobust.ranks import PartGenerator, agreed, parts, rank, ranks, summed
+from multirobust.training.checkpoint import check_counts, check_numbers
 from multirobust.training.runtime import Runtime
 from multirobust.training.weights import snapshot
 
@@ -181,7 +182,19 @@ class Selection:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` returned; the best weights go to the device."""
+        """Restore what `state_dict` returned; the best weights go to the device.
+
+        Raises:
+            ValueError: If the best weights are of another model, or a count or accuracy is none.
+        """
+        check_counts(state, "epoch", "forwards", "backwards")
+        check_numbers(state, "seconds")
+        for line in state["history"]:
+            check_numbers({**line}, *{"epoch", "clean", "union", *line})
+        best, ours = state["best"], self.model.state_dict()
+        shapes = [[getattr(v, "shape", None) for _, v in sorted(d.items())] for d in (best, ours)]
+        if best and (best.keys() != ours.keys() or shapes[0] != shapes[1]):
+            raise ValueError("the best weights in it are of another model")
         self.epoch, self.seconds = state["epoch"], state["seconds"]
         self.history = list(state["history"])
         self.meter.forwards, self.meter.backwards = state["forwards"], state["backwards"]

@@ -19,6 +19,7 @@ from multirobust.processes import launched
 from multirobust.ranks import ranks
 from multirobust.training.job import Job
 from multirobust.training.loop import Loop
+from multirobust.training.memory import memory_told
 from multirobust.training.progress import ProgressDisplay, Silent
 from multirobust.training.run_folder import exclusive, plain
 from multirobust.training.selection import Selected
@@ -74,6 +75,7 @@ def fit(
     display: ProgressDisplay | None = None,
     title: str = "training",
     stop: Callable[[], bool] = lambda: False,
+    keep: Callable[[Fit], None] = lambda fit: None,
 ) -> Fit:
     """Train a model, from its newest checkpoint if the folder has one.
 
@@ -97,6 +99,7 @@ def fit(
         display: Where progress is shown.
         title: How progress names the run.
         stop: Asked after every step; when true, the run is saved and `Interrupted` is raised.
+        keep: Is given the result while no other process may use the folder.
 
     Raises:
         InputError: If there are fewer than two images, the model does not fit them, the device is
@@ -104,8 +107,8 @@ def fit(
             used or has seen the images to select by, or there are none to select by.
         CheckpointError: If the checkpoint is damaged or of another identity.
         RunError: If the folder cannot be written, or another process trains in it.
-        TrainingError: If the loss or a weight becomes NaN or infinite, another process is lost, or
-            the processes come apart; the last good checkpoint stays.
+        TrainingError: If the loss or a weight becomes NaN or infinite, memory runs out, another
+            process is lost, or the processes come apart; the last good checkpoint stays.
         Interrupted: If `stop` said so.
     """
     start = None if config.init_from is None else read_start(config.init_from)
@@ -124,14 +127,25 @@ def fit(
         start=start.digest if start else None,
         writes=writer,
     )
-    with losing_a_rank(), exclusive(folder if writer else None):
+    with (
+        losing_a_rank(),
+        exclusive(folder if writer else None),
+        memory_told(config.batch_size, folder),
+    ):
         loop = Loop(job)
         loop.run(display if display and writer else Silent(), title, stop)
         loop.finish()
+        result = _result(loop, start)
+        if writer:
+            keep(result)
+    return result
+
+
+def _result(loop: Loop, start: Start | None) -> Fit:
     forwards, backwards = loop.per_image()
     return Fit(
-        model=model.eval(),
-        defense=defense,
+        model=loop.model.eval(),
+        defense=loop.defense,
         seconds=loop.seconds,
         steps=loop.step,
         forwards=forwards,

@@ -9,6 +9,8 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
+from multirobust.training.checkpoint import check_counts
+
 __all__ = ["WeightAverage", "snapshot"]
 
 
@@ -80,10 +82,11 @@ class WeightAverage:
         """Restore what `state_dict` returned.
 
         Raises:
-            ValueError: If it is the average of another model.
+            ValueError: If it is the average of another model, or its count is none.
         """
         if state["values"].keys() != self.values.keys():
             raise ValueError("the average in it has other names than the weights")
+        check_counts(state, "steps")
         self.steps = state["steps"]
         for name, value in state["values"].items():
             own = self.values[name]
