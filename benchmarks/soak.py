@@ -61,7 +61,7 @@ PHASES = {
     "a step": (loop.Loop, "_train_step"),
     "the logs": (MetricsLog, "flush"),
     "a checkpoint": (loop, "save_checkpoint"),
-    "the weights": (pipeline, "_keep"),
+    "the weights": (pipeline, "keep_training"),
     "an attack": (Runner, "attack"),
     "a block": (PartialResults, "save"),
     "the outcomes": (evaluation, "save"),

@@ -13,7 +13,7 @@ import pytest
 
 from multirobust import evaluation
 from multirobust.evaluation.runner import Runner
-from multirobust.experiment import evaluate_all, find_runs, pipeline
+from multirobust.experiment import attacking, evaluate_all, find_runs
 
 TABLE, MANIFEST = "outcomes.parquet", "outcomes.json"
 
@@ -33,7 +33,7 @@ def begun(one: Path, monkeypatch) -> Path:
     shutil.move(folder / TABLE, one / "expected.parquet")
     (folder / MANIFEST).unlink()
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline.evaluation, "save", die)
+        patch.setattr(attacking.evaluation, "save", die)
         with pytest.raises(Killed):
             evaluate_all(find_runs([one]))
     return folder
@@ -143,7 +143,7 @@ def test_adversarial_images_are_all_there_or_made_again(fault: str, one: Path, m
     if fault == "killed":
         with monkeypatch.context() as patch:
             patch.setattr("multirobust.evaluation.storage.atomic_write", _after(1))
-            patch.setattr(pipeline.evaluation, "save", die)
+            patch.setattr(attacking.evaluation, "save", die)
             with pytest.raises(Killed):
                 evaluate_all([run], save_images=True)
     else:
