@@ -17,7 +17,7 @@ from tiny_runs import SETTINGS
 
 COMMANDS = (
     *("list", "show", "train", "evaluate", "merge", "compare", "breakdown", "report"),
-    *("curve", "run", "reproduce", "pseudo-label", "export", "push", "demo"),
+    *("curve", "run", "sweep", "reproduce", "pseudo-label", "export", "push", "demo"),
 )
 MAIN = "import sys; from multirobust.cli import main; sys.argv[0] = 'multirobust'; main()"
 
