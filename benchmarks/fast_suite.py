@@ -141,7 +141,8 @@ def cases(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         yield case | {"model": name, "net": model, "part": part}
         for mask in options.masked:
             net = MASKS[mask](model).eval()
-            yield case | {"model": f"{name}_{mask}", "net": net, "part": "held out, masked"}
+            part = "development" if f"{name}_{mask}" in options.development else "held out"
+            yield case | {"model": f"{name}_{mask}", "net": net, "part": f"{part}, masked"}
 
 
 def compare(case: dict[str, Any], norm: str, options: argparse.Namespace) -> dict[str, Any]:

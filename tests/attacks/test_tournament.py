@@ -170,6 +170,43 @@ def test_the_fallback_breaks_images_of_a_model_with_masked_gradients(threat, mas
     assert (wide.distance(x_adv.double(), x.double()) <= wide.radius * (1 + 1e-6)).all()
 
 
+@pytest.mark.parametrize(("slack", "queries"), [(0.15, 10), (0.99, 10), (1.01, 80)])
+def test_hopeless_images_without_gradient_cost_three_queries_a_run_and_an_eighth_of_square(
+    slack, queries
+):
+    model = Steps(Fixed())
+    y = torch.zeros(len(X), dtype=torch.int64)
+    attack = small(Linf(0.1), opening=40, square=80, fab=100, fallback_slack=slack)
+    with PassMeter(model) as meter:
+        attack.run(model, X, y, batch_size=36)
+    opening, first_round = 2 * 3, 1 + 3 * 2 * 3  # three wrong classes
+    assert meter.forwards + meter.backwards == len(X) * (opening + first_round + queries)
+
+
+def test_an_image_whose_margin_rises_keeps_the_fallbacks_search():
+    class Rising(nn.Module):
+        asked = 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            Rising.asked += 1
+            return torch.tensor([[100.0 - Rising.asked, 0.0]]).expand(len(x), -1) + 0 * x.sum()
+
+    y = torch.zeros(len(X), dtype=torch.int64)
+    contest = Contest(Rising(), X, y, 12, seeded())
+    contest.clean.fill_(-100.0)
+    with attacking(contest.model), torch.no_grad():
+        contest.climb(
+            Square(threat=Linf(0.1), iterations=80), next(contest.untargeted()), slack=0.0
+        )
+    assert Rising.asked == 10  # 90 to go, and 5 of the last 5 queries, three times, is 15
+    Rising.asked = 76
+    with attacking(contest.model), torch.no_grad():
+        contest.climb(
+            Square(threat=Linf(0.1), iterations=80), next(contest.untargeted()), slack=0.0
+        )
+    assert not contest.standing.any()  # 14 to go after 10 queries
+
+
 def test_a_sound_gradient_needs_no_fallback():
     threat = Linf(0.1)
     model = half_space(threat, 4, 1.3)
@@ -229,6 +266,7 @@ def test_a_row_with_nan_among_its_logits_is_returned():
         ({"slack": float("nan")}, "slack must be at least 0"),
         ({"masked_share": 1.5}, "masked_share must be in"),
         ({"probe": 0}, "probe must be at least 1"),
+        ({"fallback_slack": -0.1}, "fallback_slack must be at least 0"),
     ],
 )
 def test_settings_out_of_range_say_what_is_allowed(settings, told):

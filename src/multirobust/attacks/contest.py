@@ -6,6 +6,7 @@ that a budget can be given to those that are worth it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import TypeAlias
 
@@ -23,6 +24,9 @@ Rows: TypeAlias = dict[str, Tensor]
 """Runs, one a row: "image" and "target"; after a run also "point", the query of greatest margin,
 "best", that margin, and "half", the greatest margin when half of the queries in the ball were
 asked. A margin is positive where the model errs (see `Margin`)."""
+
+_STUCK = 3
+_REVIEWS = (8, 4, 2)
 
 
 class Contest:
@@ -49,9 +53,10 @@ class Contest:
         self.margin = torch.full_like(y, -torch.inf, dtype=self.x.dtype)
         self.clean = torch.zeros_like(self.margin)
 
-    def untargeted(self) -> Iterator[Rows]:
-        """Yield one row for each image that stands, a batch at a time."""
-        image = self.standing.nonzero().squeeze(1)
+    def untargeted(self, among: Tensor | None = None) -> Iterator[Rows]:
+        """Yield one row for each image that stands, of all or of some (n,), a batch at a time."""
+        standing = self.standing if among is None else self.standing & among
+        image = standing.nonzero().squeeze(1)
         for part in image.split(self.batch_size):
             yield {"image": part, "target": self.y[part]}
 
@@ -83,24 +88,39 @@ class Contest:
             rows = selected(rows, slice(self.batch_size, None))
 
     def climb(
-        self, attack: IterativeAttack, rows: Rows, *, resumes: bool = False, counts: bool = False
+        self,
+        attack: IterativeAttack,
+        rows: Rows,
+        *,
+        resumes: bool = False,
+        counts: bool = False,
+        slack: float | None = None,
     ) -> Rows:
         """Run an attack on at most a batch of rows, and return them with what they reached.
 
+        A row leaves when its image is broken, and when its first gradients are all exactly zero:
+        it would stay where it is.
+
         Args:
-            attack: Its rows leave when their image is broken.
+            attack: What to run.
             rows: "image" and "target", and "point" to resume.
             resumes: Start from the rows' points.
-            counts: Note the images whose gradients are zero in half of the queries as flat.
+            counts: Note the images whose rows leave for want of a gradient, or have none in half of
+                the queries, as flat.
+            slack: None lets every row ask all its queries. Otherwise a row leaves after an eighth,
+                a quarter or half of them, unless the gain of the half of those asked last, once
+                for each doubling that is left, leaves at most this share of the clean margin.
         """
         image = rows["image"]
         run = _Run(self.x[image])
         zero = torch.zeros_like(image)
+        stuck = zero > 0
         state = attack.begin(self._state(rows), self.generator)
         if resumes:
             state |= dict.fromkeys(("iterate", "previous", "best"), rows["point"])
         alive = torch.arange(len(image), device=image.device)
-        for _ in range(attack.iterations):
+        reviews = {attack.iterations // share for share in _REVIEWS} if slack is not None else set()
+        for asked in range(1, attack.iterations + 1):
             query = attack.query(state)
             logits, gradient = self._ask(attack, state, query)
             inside = attack.within(state, query)
@@ -110,15 +130,27 @@ class Contest:
             if gradient is not None:
                 zero[alive] += (gradient == 0).flatten(1).all(1)
             state = attack.advance(state, logits, gradient, self.generator)
-            left = self.standing[image[alive]].nonzero().squeeze(1)
+            goes_on = self.standing[image[alive]]
+            if asked == _STUCK:
+                stuck = zero == _STUCK
+                goes_on &= ~stuck[alive]
+            if asked in reviews:
+                doublings = math.log2(attack.iterations / asked)
+                goes_on &= self._within_reach(rows, run, doublings, slack or 0.0)[alive]
+            left = goes_on.nonzero().squeeze(1)
             if len(left) < len(alive):
                 alive, state = alive[left], {name: value[left] for name, value in state.items()}
             if not len(alive):
                 break
         self.margin.scatter_reduce_(0, image, run.best, "amax")
         if counts:
-            self.flat[image[2 * zero >= attack.iterations]] = True
+            self.flat[image[(2 * zero >= attack.iterations) | stuck]] = True
         return rows | {"point": run.point, "best": run.best, "half": run.half()}
+
+    def _within_reach(self, rows: Rows, run: _Run, doublings: float, slack: float) -> Tensor:
+        """Return which rows may still reach zero with so many times the queries asked, (rows,)."""
+        gain = (run.best - run.half()).nan_to_num(nan=0.0)
+        return run.best + doublings * gain + slack * self.clean[rows["image"]].abs() >= 0
 
     def adopt(self, index: Tensor, attack: IterativeAttack) -> None:
         """Run an attack on these images, (m,), and keep what it breaks."""

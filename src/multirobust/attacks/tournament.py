@@ -61,9 +61,12 @@ class Tournament(Attack):
        and what it gained in its second half say whether a longer one could succeed: only runs with
        `best + reach * gain + slack * |clean margin| >= 0` go on to the next round.
     3. Probe: a short random search. Where it beats the gradient's best margin or breaks the image,
-       or the gradient was zero in half of the first round's passes, gradients look masked.
+       or the gradient was zero in half of the first round's passes, gradients look masked. Without
+       it, if more than `masked_share` of the images that stand have a zero gradient.
     4. Fallback: Square and FAB-T with their published budgets, only on images that look masked, or
-       on all that stand if more than `masked_share` of them do.
+       on all that stand if more than `masked_share` of them do. Square lets an image go after an
+       eighth, a quarter or half of its queries if the gain of the latter half of those asked, once
+       for each doubling that is left, would leave more than `fallback_slack` of the clean margin.
 
     In l1 runs that start anew are wide (see `APGD`). An image leaves when it is broken. The more
     images it is given at once, the better it fills a batch: use `run`.
@@ -76,6 +79,7 @@ class Tournament(Attack):
         slack: Share of the clean margin that may be left over even so.
         probe: Queries of the random search, at least 1.
         masked_share: From 0 to 1. Above it, masking is taken to be the model's, not the image's.
+        fallback_slack: Share of the clean margin that may be left over in the fallback.
         square: Queries of the fallback's Square, 0 to leave it out.
         fab: Iterations of the fallback's FAB-T with 9 targets, 0 to leave it out.
 
@@ -99,6 +103,7 @@ class Tournament(Attack):
     slack: float = 0.1
     probe: int = 100
     masked_share: float = 0.1
+    fallback_slack: float = 0.15
     square: int = 5000
     fab: int = 100
 
@@ -111,6 +116,7 @@ class Tournament(Attack):
                 f"{self.rounds!r}."
             )
         least = {"opening": 3, "reach": 0, "slack": 0, "probe": 1, "square": 0, "fab": 0}
+        least["fallback_slack"] = 0
         for name, bound in least.items():
             if not getattr(self, name) >= bound:
                 raise InputError(
@@ -207,25 +213,25 @@ class Tournament(Attack):
     def _fall_back(self, contest: Contest) -> None:
         """Attack what looks masked without trusting the gradients."""
         masked = self._masked(contest)
-        attacks: list[Square | FAB] = []
         if self.square:
-            attacks.append(Square(threat=self.threat, iterations=self.square))
-        if self.fab:
-            attacks.append(FAB(threat=self.threat, iterations=self.fab))
-        for attack in attacks:
-            useless = contest.flat if isinstance(attack, FAB) else torch.zeros_like(masked)
-            index = (masked & contest.standing & ~useless).nonzero().squeeze(1)
-            if len(index):
-                contest.adopt(index, attack)
+            search = Square(threat=self.threat, iterations=self.square)
+            for part in contest.untargeted(masked):
+                contest.climb(search, part, slack=self.fallback_slack)
+        index = (masked & contest.standing & ~contest.flat).nonzero().squeeze(1)
+        if self.fab and len(index):
+            contest.adopt(index, FAB(threat=self.threat, iterations=self.fab))
 
     def _masked(self, contest: Contest) -> Tensor:
         """Return which images look masked, (n,)."""
         gradients = contest.margin.clone()
         standing = contest.standing.clone()
+        if self._is_of_the_model(standing & contest.flat, standing):
+            return standing
         search = Square(threat=self.threat, iterations=self.probe)
         for part in contest.untargeted():
             contest.climb(search, part)
         masked = standing & (contest.flat | (contest.margin > gradients))
-        if int(masked.sum()) > self.masked_share * int(standing.sum()):
-            return standing
-        return masked
+        return standing if self._is_of_the_model(masked, standing) else masked
+
+    def _is_of_the_model(self, masked: Tensor, standing: Tensor) -> bool:
+        return int(masked.sum()) > self.masked_share * int(standing.sum())
