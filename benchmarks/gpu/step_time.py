@@ -153,7 +153,7 @@ def _loop(case: Case, options: argparse.Namespace) -> Loop:
             defense,
             _config(recipe, case, options),
             seed=0,
-            batch_norm=recipe.attack.batch_norm,
+            batch_norm=defenses.batch_norm_during(case.defense, recipe),
             folder=None,
         )
     )

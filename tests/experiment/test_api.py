@@ -41,6 +41,34 @@ def test_a_defense_and_a_suite_may_be_objects(data):
     assert mr.evaluate(model, data, suite, recipe=recipe).threats == ("linf",)
 
 
+@pytest.mark.parametrize(
+    ("defense", "overrides", "training"),
+    [
+        ("e_at", (), False),
+        ("ramp", (), False),
+        ("sat", (), True),
+        ("e_at", ("defense.extreme_batch_norm=batch",), True),
+        ("sat", ("attack.batch_norm=running",), False),
+    ],
+)
+def test_batch_norm_is_in_the_published_mode_during_the_attack(data, defense, overrides, training):
+    modes: list[bool] = []
+
+    class Watched(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = small(data)
+
+        def forward(self, x):
+            if x.requires_grad:
+                modes.append(self.inner.training)
+            return self.inner(x)
+
+    mr.train(Watched(), data, defense, recipe=tiny_recipe(*overrides))
+    assert modes
+    assert set(modes) == {training}
+
+
 def test_the_shipped_recipe_of_the_data_is_the_default(data):
     assert recipe_for("digits") == mr.load_recipe("digits")
     split = mr.data.Split(data.test.images, data.test.labels)

@@ -32,6 +32,8 @@ class DefenseConfig(Section):
         ant_clean_share: Share of clean images in a batch of `ant`.
         extreme_attack: Of `e_at` and `ramp`: "apgd", Auto-PGD as published, or "pgd" as in
             `[attack]`.
+        extreme_batch_norm: BatchNorm's statistics during the attacks of `e_at` and `ramp`, in place
+            of `attack.batch_norm`; published: "running".
         apgd_steps: Steps of that Auto-PGD.
         e_at_norms: What `e_at` draws from.
         e_at_rate: Share of the newest batch in the running errors of `e_at`; None, as published,
@@ -63,6 +65,7 @@ class DefenseConfig(Section):
     ant_radius: Positive | None = None
     ant_clean_share: Annotated[float, Field(ge=0, lt=1, strict=True)] = 0.5
     extreme_attack: Literal["apgd", "pgd"] = "apgd"
+    extreme_batch_norm: Literal["batch", "running"] = "running"
     apgd_steps: Count = 10
     e_at_norms: Annotated[tuple[Norm, ...], Field(min_length=1)] = ("linf", "l1")
     e_at_rate: Annotated[float, Field(gt=0, le=1, strict=True)] | None = None

@@ -79,7 +79,8 @@ class AttackConfig(Section):
         l1: Steps and step size for l1.
         restarts: Independent random starts; the one of greatest loss counts.
         keep: The "last" iterate, as the paper, or the "best" (of greatest loss).
-        batch_norm: During the attack, "batch" statistics, as the published code, or "running" ones.
+        batch_norm: During the attack, "batch" statistics, as the published code, or "running" ones;
+            `e_at` and `ramp` have a setting of their own.
     """
 
     linf: NormAttack = NormAttack(steps=10, step_size=1 / 255)

@@ -15,7 +15,7 @@ from multirobust.defenses.consistency import (
 )
 from multirobust.defenses.learned_noise import ANT, MNGAC
 from multirobust.defenses.ramp import RAMP, PairedViews, logit_pairing, mixed_update
-from multirobust.defenses.table import DEFENSES, NEEDS_UNLABELED, build
+from multirobust.defenses.table import DEFENSES, NEEDS_UNLABELED, batch_norm_during, build
 
 __all__ = [
     "ANT",
@@ -32,6 +32,7 @@ __all__ = [
     "Loss",
     "PairedViews",
     "Standard",
+    "batch_norm_during",
     "build",
     "consistency_loss",
     "jensen_shannon",

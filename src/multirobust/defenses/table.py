@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from multirobust.attacks import (
     MSD,
@@ -37,7 +38,7 @@ from multirobust.errors import lookup_error
 from multirobust.models import NoiseGenerator
 from multirobust.threats import L2, Threat
 
-__all__ = ["DEFENSES", "NEEDS_UNLABELED", "Ingredients", "build"]
+__all__ = ["DEFENSES", "NEEDS_UNLABELED", "Ingredients", "batch_norm_during", "build"]
 
 NEEDS_UNLABELED = frozenset({"mng_ac_rst", "rst_linf"})
 """Defenses that are nothing new without pseudo-labeled images; a run of one needs `Data.unlabeled`.
@@ -173,8 +174,8 @@ def _rst_linf(parts: Ingredients) -> Defense:
 def _e_at(parts: Ingredients) -> Defense:
     """Extreme-norm adversarial training: linf or l1 for each batch, by their running errors.
 
-    Published: Auto-PGD with 10 steps and BatchNorm in evaluation mode (attack.batch_norm =
-    "running"); the error counts an image that any iterate breaks, here one that the iterate of
+    Published: Auto-PGD with 10 steps and BatchNorm in evaluation mode (see `batch_norm_during`);
+    the error counts an image that any iterate breaks, here one that the iterate of
     greatest loss breaks in the training pass, which costs nothing. The published code updates the
     learning rate of one of its two groups of weights only; here all have the same.
 
@@ -224,6 +225,13 @@ DEFENSES: dict[str, Callable[[Ingredients], Defense]] = {
     "e_at": _e_at,
     "ramp": _ramp,
 }
+
+
+def batch_norm_during(name: str, recipe: Recipe) -> Literal["batch", "running"]:
+    """Return which statistics BatchNorm uses during the attacks of a defense, by its name."""
+    if name in ("e_at", "ramp"):
+        return recipe.defense.extreme_batch_norm
+    return recipe.attack.batch_norm
 
 
 def build(name: str, recipe: Recipe, *, channels: int, seed: int = 0) -> Defense:

@@ -69,7 +69,7 @@ def train(
         defense,
         recipe.training,
         seed=seed,
-        batch_norm=recipe.attack.batch_norm,
+        batch_norm=defenses.batch_norm_during(name, recipe),
         folder=folder,
         identity=identity(recipe, name, seed),
         defaults=identity(Recipe(), name, seed),

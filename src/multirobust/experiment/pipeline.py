@@ -11,6 +11,7 @@ from multirobust import training
 from multirobust.attacks import attacks_from, threats_from
 from multirobust.config import Recipe
 from multirobust.data import Data
+from multirobust.defenses import batch_norm_during
 from multirobust.errors import InputError
 from multirobust.evaluation import EvaluationDisplay, Outcomes, Shard
 from multirobust.evaluation.evaluate import refuse_findings
@@ -62,7 +63,7 @@ def train_run(
         build_defense(run, data),
         recipe.training,
         seed=run.seed,
-        batch_norm=recipe.attack.batch_norm,
+        batch_norm=batch_norm_during(run.defense, recipe),
         folder=run.folder,
         identity=identity(recipe, run.defense, run.seed),
         defaults=identity(Recipe(), run.defense, run.seed),
