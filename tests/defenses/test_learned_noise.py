@@ -289,7 +289,9 @@ def test_the_report_is_the_loss_after_the_look_ahead_before_and_after_the_step(t
     terms = problem.adapt(defense).terms
     count = round(6 * share)
     part = Problem(threat)
-    part.batch = Batch(problem.batch.x[:count], problem.batch.y[:count], problem.batch.index[:count])
+    part.batch = Batch(
+        problem.batch.x[:count], problem.batch.y[:count], problem.batch.index[:count]
+    )
     part.views = ConsistencyViews(problem.views.x_adv[:count], part.batch.x, threat)
     for name, noise in (("before", old), ("after", defense.noise)):
         with torch.no_grad():
