@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from multirobust.errors import InputError
-from multirobust.metagrad import call_with, meta_gradient
+from multirobust.metagrad import call_with, look_ahead_loss, meta_gradient
 from multirobust.models import NoiseGenerator
 from multirobust.threats import L1, L2, Linf
 
@@ -285,6 +285,18 @@ def test_phi_need_not_be_a_leaf_nor_grad_mode_be_on_and_lr_may_be_a_tensor(mode)
     with torch.no_grad():
         result = meta_gradient(bowl.inner, bowl.outer, bowl.theta, phi, lr=lr, mode=mode)
     torch.testing.assert_close(list(result.gradients), [s.detach() for s in bowl.solution()])
+
+
+@pytest.mark.parametrize("grad_mode", [True, False])
+def test_the_loss_after_the_look_ahead_is_the_closed_form_and_needs_no_gradient_by_phi(grad_mode):
+    bowl = Bowl()
+    phi = tuple(p.detach() for p in bowl.phi)
+    with torch.set_grad_enabled(grad_mode):
+        loss = look_ahead_loss(bowl.inner, bowl.outer, bowl.theta, phi, lr=bowl.lr)
+    expected = bowl.outer(bowl.theta_hat()).detach()
+    torch.testing.assert_close(loss, expected, rtol=1e-12, atol=0)
+    assert not loss.requires_grad
+    assert not any(value.requires_grad for value in bowl.theta.values())
 
 
 def test_the_default_mode_is_mixed_vjp():

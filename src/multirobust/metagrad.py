@@ -22,7 +22,7 @@ from torch.autograd import forward_ad
 
 from multirobust.errors import InputError, lookup_error
 
-__all__ = ["MetaGradient", "Mode", "call_with", "meta_gradient"]
+__all__ = ["MetaGradient", "Mode", "call_with", "look_ahead_loss", "meta_gradient"]
 
 Parameters: TypeAlias = dict[str, Tensor]
 Inner: TypeAlias = Callable[[Parameters, tuple[Tensor, ...]], Tensor]
@@ -91,6 +91,32 @@ def meta_gradient(
     _check(theta, phi, lr)
     with torch.enable_grad():
         return _MODES[mode](inner, outer, _leaves(theta), tuple(phi), lr, total)
+
+
+def look_ahead_loss(
+    inner: Inner,
+    outer: Outer,
+    theta: Mapping[str, Tensor],
+    phi: tuple[Tensor, ...],
+    *,
+    lr: float | Tensor,
+    total: Total = tuple,
+) -> Tensor:
+    """Return outer(theta - lr * grad_theta inner(theta, phi)), detached, and no derivative of it.
+
+    Args:
+        inner: See `meta_gradient`, as for all that follow.
+        outer: Maps parameters to a scalar.
+        theta: The parameters, by name.
+        phi: What inner is called with; it need not require a gradient.
+        lr: Step size of the look-ahead step.
+        total: Sums gradients over several processes.
+    """
+    leaves = _leaves(theta)
+    with torch.enable_grad():
+        gradient = _gradients(_scalar(inner(leaves, phi), "inner"), tuple(leaves.values()))
+    with torch.no_grad():
+        return _scalar(outer(_step(leaves, total(gradient), lr)), "outer")
 
 
 def call_with(model: nn.Module, theta: Mapping[str, Tensor], x: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from multirobust.attacks import PGD, UniformSampler
 from multirobust.defenses import ANT, MNGAC, Standard
 from multirobust.errors import InputError
 from multirobust.models import NoiseGenerator
-from multirobust.threats import L1, L2, Linf
+from multirobust.threats import L1, L2, Linf, SmoothMap
 
 THREATS = {"linf": Linf(0.1), "l2": L2(0.5), "l1": L1(1.0)}
 
@@ -39,6 +39,16 @@ def test_the_augmented_images_are_those_of_the_defense_with_the_same_z(threat):
     wanted = defense.augment(x, THREATS[threat], torch.Generator().manual_seed(0))
     np.testing.assert_allclose(found.augmented[threat].images, wanted.numpy(), atol=1e-6)
     assert 0 < found.augmented[threat].used <= 1 + 1e-5
+
+
+@pytest.mark.parametrize("threat", THREATS)
+def test_the_images_and_the_live_share_are_those_of_the_map_of_the_defense(threat):
+    defense, x = mng_ac(NoiseGenerator(3)), random_images(4, 3, 6, 6)
+    defense.ball_map = SmoothMap()
+    found = generated_noise(defense, x, THREATS).augmented[threat]
+    wanted = defense.augment(x, THREATS[threat], torch.Generator().manual_seed(0))
+    np.testing.assert_allclose(found.images, wanted.numpy(), atol=1e-6)
+    assert found.live == 1
 
 
 def test_a_generator_blind_to_the_image_has_no_variance_over_images():

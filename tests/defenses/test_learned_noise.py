@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from linear_oracles import network, random_images, random_tensor
-from multirobust.attacks import PGD, UniformSampler, WorstCase
+from multirobust.attacks import PGD, PassMeter, UniformSampler, WorstCase
 from multirobust.data import Batch
 from multirobust.defenses import ANT, MNGAC, ConsistencyViews
 from multirobust.errors import InputError
 from multirobust.models import NoiseGenerator
-from multirobust.threats import L1, L2, Linf, Threat
+from multirobust.threats import BALL_MAPS, L1, L2, Linf, SmoothMap, Threat
 
 THREATS = [Linf(0.3), L2(1.2), L1(6.0)]
 every_threat = pytest.mark.parametrize("threat", THREATS, ids=lambda t: t.norm)
@@ -219,6 +219,114 @@ def test_an_attack_with_two_threats_is_one_clear_error():
     parts = tuple(PGD(threat=t, steps=1, step_size=0.1) for t in THREATS[:2])
     with pytest.raises(InputError, match=r"MNGAC: each attack of the sampler .* one threat"):
         MNGAC(UniformSampler([WorstCase(parts)]), NoiseGenerator(1))
+
+
+@every_threat
+@pytest.mark.parametrize("name", ["smooth", "straight_through_smooth"])
+def test_the_meta_gradient_through_a_smooth_map_equals_central_differences(threat, name):
+    """Straight-through steps along the gradient of the smooth map, taken at projected images."""
+    problem = Problem(threat)
+    defense = defense_for(threat, ball_map=BALL_MAPS[name]).double()
+    before, start = copy.deepcopy(defense.noise), vector(defense.noise)
+    x, z = problem.batch.x, defense.noise.draw(problem.batch.x, seeded())
+    noise = before(z, x).detach()
+    base = BALL_MAPS[name](threat, noise, x)
+    problem.adapt(defense)
+    step = vector(defense.noise) - start
+    direction = step / step.norm()
+    losses = []
+    for h in (1e-6, -1e-6):
+        moved = with_weights(before, start + h * direction)(z, x)
+        shift = SmoothMap()(threat, moved, x) - SmoothMap()(threat, noise, x)
+        losses.append(problem.loss_after_one_step(base + shift, LR))
+    slope = (losses[0] - losses[1]) / 2e-6
+    torch.testing.assert_close(step @ direction, -LR * slope, rtol=1e-4, atol=1e-8)
+
+
+@every_threat
+@pytest.mark.parametrize("name", [name for name in BALL_MAPS if name != "project"])
+def test_every_output_is_alive_in_every_meta_mode(threat, name):
+    problem, weights = Problem(threat), []
+    for mode in ("mixed_vjp", "unrolled", "forward_over_reverse"):
+        defense = defense_for(threat, ball_map=BALL_MAPS[name], meta_mode=mode).double()
+        views = problem.adapt(defense)
+        assert views.terms["live_gradient"] == 1
+        assert (threat.distance(views.x_aug, problem.batch.x) <= threat.radius * (1 + 1e-6)).all()
+        weights.append(vector(defense.noise))
+    for other in weights[1:]:
+        torch.testing.assert_close(other, weights[0], rtol=1e-10, atol=1e-13)
+
+
+def test_a_generator_that_never_steps_stays_and_costs_no_pass():
+    problem = Problem(L2(1.2))
+    frozen = defense_for(problem.threat, meta_every=0, momentum=0.9, weight_decay=5e-4).double()
+    before = vector(frozen.noise)
+    with PassMeter(problem.model) as meter:
+        views = problem.adapt(frozen)
+    assert (meter.forwards, meter.backwards) == (0, 0)
+    assert torch.equal(vector(frozen.noise), before)
+    with torch.no_grad():
+        assert torch.equal(views.x_aug, problem.augmented(frozen.noise))
+    assert views.terms == {}
+
+
+def test_the_rate_multiplies_the_step_of_the_generator():
+    problem, steps = Problem(L2(1.2)), []
+    for rate in (1.0, 3.0):
+        defense = defense_for(problem.threat, rate=rate).double()
+        before = vector(defense.noise)
+        problem.adapt(defense)
+        steps.append(vector(defense.noise) - before)
+    torch.testing.assert_close(steps[1], 3 * steps[0], rtol=1e-9, atol=1e-14)
+
+
+@every_threat
+@pytest.mark.parametrize("share", [1.0, 0.5])
+def test_the_report_is_the_loss_after_the_look_ahead_before_and_after_the_step(threat, share):
+    problem = Problem(threat)
+    defense = defense_for(threat, meta_report=True, meta_share=share).double()
+    old = copy.deepcopy(defense.noise)
+    terms = problem.adapt(defense).terms
+    count = round(6 * share)
+    part = Problem(threat)
+    part.batch = Batch(
+        problem.batch.x[:count], problem.batch.y[:count], problem.batch.index[:count]
+    )
+    part.views = ConsistencyViews(problem.views.x_adv[:count], part.batch.x, threat)
+    for name, noise in (("before", old), ("after", defense.noise)):
+        with torch.no_grad():
+            x_aug = part.augmented(noise)
+        expected = part.loss_after_one_step(x_aug, LR)
+        torch.testing.assert_close(terms[f"meta_loss_{name}"], expected, rtol=1e-9, atol=0)
+    assert terms["meta_loss_after"] < terms["meta_loss_before"]
+
+
+def test_the_report_changes_no_number_and_costs_two_passes_forward_and_one_backward():
+    found = []
+    for report in (False, True):
+        problem = Problem(L1(6.0))
+        defense = defense_for(problem.threat, meta_report=report).double()
+        with PassMeter(problem.model) as meter:
+            views = problem.adapt(defense)
+        found.append((meter.forwards / 6, meter.backwards / 6, vector(defense.noise), views))
+    (forwards, backwards, weights, views), told = found
+    assert (forwards + 2, backwards + 1) == told[:2]
+    assert torch.equal(weights, told[2])
+    assert torch.equal(views.x_aug, told[3].x_aug)
+    assert told[3].terms.keys() - views.terms.keys() == {"meta_loss_before", "meta_loss_after"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"meta_every": -1}, r"MNGAC: meta_every must be a number of steps, got -1"),
+        ({"rate": -0.5}, r"MNGAC: rate must be finite and at least 0, got -0\.5"),
+        ({"rate": float("nan")}, r"MNGAC: rate must be finite and at least 0, got nan"),
+    ],
+)
+def test_a_setting_out_of_range_is_one_clear_error(options, message):
+    with pytest.raises(InputError, match=message):
+        defense_for(L2(1.2), **options)
 
 
 class TestANT:

@@ -67,6 +67,30 @@ def test_equals_the_published_network_written_out():
 
 
 @both
+@pytest.mark.parametrize("depth", [2, 3])
+def test_each_3x3_convolution_asks_for_one_more_pixel_of_noise(conditioning, depth):
+    network = NoiseGenerator(3, conditioning=conditioning, width=5, depth=depth)
+    x = torch.rand(2, 3, 8, 6, generator=seeded())
+    z = network.draw(x, seeded())
+    assert z.shape == (2, 3, 8 + 2 * depth, 6 + 2 * depth)
+    noise = network(z, x)
+    assert noise.shape == x.shape
+    moved = z.clone()
+    moved[:, :, 0, 0] += 1  # the corner of one window alone
+    changed = (network(moved, x) != noise).any(dim=1)
+    assert changed[:, 0, 0].all()
+    assert changed.sum() == len(x)
+    kernels = [layer.kernel_size for layer in network.layers if isinstance(layer, nn.Conv2d)]
+    assert kernels == [(1, 1)] + [(3, 3)] * depth + [(1, 1), (1, 1)]
+
+
+def test_an_image_too_small_for_the_depth_is_one_clear_error():
+    network, x = NoiseGenerator(3, depth=3), torch.zeros(2, 3, 3, 5)
+    with pytest.raises(InputError, match=r"at least 4 pixels high and wide.*smaller depth"):
+        network(network.draw(x), x)
+
+
+@both
 def test_weights_are_drawn_as_published_from_the_seed_alone(conditioning):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
@@ -116,6 +140,7 @@ def test_an_image_of_one_pixel_is_fine_without_reflection_only():
         ({"conditioning": "image"}, "Unknown conditioning: 'image'.*Known: noise, noise_and_image"),
         ({"channels": 0}, "channels must be an integer of at least 1, got 0"),
         ({"width": 0}, "width must be an integer of at least 1, got 0"),
+        ({"depth": 0}, "depth must be an integer of at least 1, got 0"),
         ({"seed": -1}, "seed must be an integer of at least 0, got -1"),
     ],
 )

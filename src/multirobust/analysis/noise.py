@@ -14,7 +14,7 @@ from multirobust.attacks.base import check_batch
 from multirobust.defenses import ANT, Defense
 from multirobust.errors import InputError
 from multirobust.models import NoiseGenerator
-from multirobust.threats import Threat
+from multirobust.threats import BallMap, HardProjection, Threat
 from multirobust.types import Images
 
 __all__ = ["Augmented", "GeneratedNoise", "amplified", "generated_noise"]
@@ -23,13 +23,13 @@ __all__ = ["Augmented", "GeneratedNoise", "amplified", "generated_noise"]
 @final
 @dataclass(frozen=True, eq=False)
 class Augmented:
-    """The images with the noise, projected onto one threat (Eq. 6).
+    """The images with the noise, brought into one threat (Eq. 6) as in training.
 
     Args:
         images: Shape (n, c, h, w), in [0, 1].
         used: Mean distance to the clean images in the norm of the threat, over its radius; 1 is the
             boundary of the ball.
-        live: Share of the generator's outputs through which a gradient passes the projection.
+        live: Share of the generator's outputs through which a gradient passes into the ball.
     """
 
     images: np.ndarray
@@ -105,6 +105,7 @@ def generated_noise(
             f"x and draws must be two or more for a variance, got {len(x)} images, {draws} draws."
         )
     generator = generator or torch.Generator(x.device).manual_seed(0)
+    to_ball: BallMap = getattr(defense, "ball_map", HardProjection())
     noise = _scaled(defense, network(network.draw(x, generator), x))
     z = network.draw(x.new_empty((draws, *x.shape[1:])), generator)
     table = torch.stack(
@@ -113,7 +114,7 @@ def generated_noise(
     return GeneratedNoise(
         images=_array(x),
         noise=_array(noise),
-        augmented={name: _augmented(t, noise, x, generator) for name, t in threats.items()},
+        augmented={n: _augmented(to_ball, t, noise, x, generator) for n, t in threats.items()},
         over_images=float(table.var(dim=1).mean()),
         over_z=float(table.var(dim=0).mean()),
     )
@@ -137,11 +138,13 @@ def _scaled(defense: Defense[Any], noise: Tensor) -> Tensor:
     return noise * defense.threat.radius / torch.where(length > 0, length, 1)
 
 
-def _augmented(threat: Threat, noise: Tensor, x: Tensor, generator: torch.Generator) -> Augmented:
-    """Project, and pull a random gradient back through the projection."""
+def _augmented(
+    to_ball: BallMap, threat: Threat, noise: Tensor, x: Tensor, generator: torch.Generator
+) -> Augmented:
+    """Bring noise into the ball, and pull a random gradient back."""
     with torch.enable_grad():
         leaf = noise.detach().requires_grad_()
-        images = threat.project(x + leaf, x)
+        images = to_ball(threat, leaf, x)
         gradient = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
         (back,) = torch.autograd.grad(images, leaf, gradient.to(images.dtype))
     used = threat.distance(images.detach(), x).mean() / threat.radius

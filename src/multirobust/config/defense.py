@@ -21,10 +21,23 @@ class DefenseConfig(Section):
         consistency_forward: The three views "separate"ly, as the published code, or "concatenated"
             in one pass, which shares BatchNorm's statistics among them.
         conditioning: What the generator sees: "noise_and_image", g(z, x) of Eq. 6, or "noise".
+        generator_width: Channels of the generator's hidden layers.
+        generator_depth: Number of its 3x3 convolutions.
+        generator_rate: Learning rate of the generator over the classifier's.
         generator_optimizer: "gradient_descent" (Eq. 10) or "sgd" with momentum and weight decay.
         meta_mode: How the exact meta-gradient is computed.
         meta_share: Share of the batch that the generator's step looks at.
-        meta_every: Steps of the classifier for one of the generator.
+        meta_every: Steps of the classifier for one of the generator; 0 leaves the generator as it
+            was drawn.
+        meta_report: Whether the log tells the meta-loss before and after the generator's step, on
+            the same batch and noise, for two more forward passes and one backward pass.
+        noise: Third view of `mng_ac` and its relatives: "learned", or for an ablation "gaussian",
+            "uniform_in_ball", or "none" for two views.
+        noise_map: How generated or Gaussian noise becomes an image in the threat: "project" onto
+            it, "smooth", or "straight_through": the projection with the derivative of the identity,
+            or in "straight_through_smooth" with that of the smooth map.
+        equal_passes: Whether a third view that costs less than the learned one leaves the rest to
+            the training attacks, as further steps of PGD.
         trades_beta: Weight of the TRADES regularizer.
         msd_steps: Steps of multi steepest descent.
         msd_linf, msd_l2, msd_l1: Its step sizes.
@@ -53,10 +66,19 @@ class DefenseConfig(Section):
     beta: NonNegative = 12.0
     consistency_forward: Literal["separate", "concatenated"] = "separate"
     conditioning: Literal["noise_and_image", "noise"] = "noise_and_image"
+    generator_width: Count = 20
+    generator_depth: Count = 1
+    generator_rate: NonNegative = 1.0
     generator_optimizer: Literal["gradient_descent", "sgd"] = "gradient_descent"
     meta_mode: Literal["mixed_vjp", "unrolled", "forward_over_reverse"] = "mixed_vjp"
     meta_share: Annotated[float, Field(gt=0, le=1, strict=True)] = 1.0
-    meta_every: Count = 1
+    meta_every: Annotated[int, Field(ge=0, strict=True)] = 1
+    meta_report: Annotated[bool, Field(strict=True)] = False
+    noise: Literal["learned", "gaussian", "uniform_in_ball", "none"] = "learned"
+    noise_map: Literal["project", "smooth", "straight_through", "straight_through_smooth"] = (
+        "project"
+    )
+    equal_passes: Annotated[bool, Field(strict=True)] = False
     trades_beta: NonNegative = 6.0
     msd_steps: Count = 20
     msd_linf: Positive = 1 / 255

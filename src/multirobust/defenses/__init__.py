@@ -6,6 +6,7 @@ from multirobust.defenses.adversarial import (
     AverageTraining,
     Standard,
 )
+from multirobust.defenses.adversarial_noise import ANT
 from multirobust.defenses.base import Defense, Loss
 from multirobust.defenses.consistency import (
     ConsistencyTraining,
@@ -13,7 +14,8 @@ from multirobust.defenses.consistency import (
     consistency_loss,
     jensen_shannon,
 )
-from multirobust.defenses.learned_noise import ANT, MNGAC
+from multirobust.defenses.learned_noise import MNGAC
+from multirobust.defenses.noise_sources import GaussianNoise, NoiseSource, UniformNoise
 from multirobust.defenses.ramp import RAMP, PairedViews, logit_pairing, mixed_update
 from multirobust.defenses.table import DEFENSES, NEEDS_UNLABELED, batch_norm_during, build
 
@@ -29,9 +31,12 @@ __all__ = [
     "ConsistencyTraining",
     "ConsistencyViews",
     "Defense",
+    "GaussianNoise",
     "Loss",
+    "NoiseSource",
     "PairedViews",
     "Standard",
+    "UniformNoise",
     "batch_norm_during",
     "build",
     "consistency_loss",

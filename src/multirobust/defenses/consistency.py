@@ -1,4 +1,4 @@
-"""The adversarial consistency loss (Eq. 7 and 8), and SAT with it and Gaussian noise."""
+"""The adversarial consistency loss (Eq. 7 and 8), and SAT with it and noise of a fixed kind."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from multirobust.attacks import Sampler
 from multirobust.attacks.objectives import at_least_float32
 from multirobust.data import Batch
 from multirobust.defenses.base import Defense, Loss, cross_entropy
+from multirobust.defenses.noise_sources import GaussianNoise, NoiseSource
 from multirobust.errors import InputError, lookup_error
-from multirobust.ranks import drawn
 from multirobust.threats import Threat
 
 __all__ = [
@@ -30,6 +30,8 @@ __all__ = [
 
 Forward = Literal["separate", "concatenated"]
 
+_GAUSSIAN = GaussianNoise()
+
 
 @dataclass(frozen=True)
 class ConsistencyViews:
@@ -37,13 +39,13 @@ class ConsistencyViews:
 
     Args:
         x_adv: Adversarial images (b, c, h, w).
-        x_aug: Noise-augmented images (b, c, h, w), in the same threat.
+        x_aug: Noise-augmented images (b, c, h, w), in the same threat; None compares two views.
         threat: The threat of the attack drawn for this batch.
         terms: Diagnostics for the log.
     """
 
     x_adv: Tensor
-    x_aug: Tensor
+    x_aug: Tensor | None
     threat: Threat
     terms: dict[str, Tensor] = field(default_factory=dict)
 
@@ -79,13 +81,14 @@ def consistency_loss(
             the published code does: BatchNorm sees three batches. "concatenated" passes them at
             once: BatchNorm sees one batch of three times the size.
     """
-    inputs = (batch.x, views.x_aug, views.x_adv)
+    augmented = () if views.x_aug is None else (views.x_aug,)
+    inputs = (batch.x, *augmented, views.x_adv)
     if forward == "concatenated":
-        clean, augmented, adversarial = model(torch.cat(inputs)).chunk(3)
+        logits = model(torch.cat(inputs)).chunk(len(inputs))
     else:
-        clean, augmented, adversarial = (model(view) for view in inputs)
-    classification = cross_entropy(adversarial, batch.y)
-    divergence = jensen_shannon((clean, adversarial, augmented))
+        logits = [model(view) for view in inputs]
+    classification = cross_entropy(logits[-1], batch.y)
+    divergence = jensen_shannon((logits[0], logits[-1], *logits[1:-1]))
     terms = {"cross_entropy": classification.detach(), "consistency": divergence.detach()}
     return Loss(classification + beta * divergence, terms | views.terms)
 
@@ -111,37 +114,42 @@ def check_settings(name: str, sampler: Sampler, forward: str) -> None:
             )
 
 
-def _normal(shape: tuple[int, ...], *, generator: torch.Generator, like: Tensor) -> Tensor:
-    return like.new_empty(shape).normal_(generator=generator)
-
-
 @final
 class ConsistencyTraining(Defense[ConsistencyViews]):
-    """SAT with consistency among clean, adversarial and Gaussian-noise images (Table 3, row 2).
+    """SAT with consistency among clean, adversarial and noisy images.
+
+    With Gaussian noise it is row 2 of Table 3.
 
     Args:
         sampler: Draws the attack of each batch; each attack has one threat.
         beta: Weight of the consistency loss.
         forward: See `consistency_loss`.
+        noise: Makes the noisy images; None compares clean and adversarial images alone.
     """
 
     def __init__(
-        self, sampler: Sampler, *, beta: float = 12.0, forward: Forward | str = "separate"
+        self,
+        sampler: Sampler,
+        *,
+        beta: float = 12.0,
+        forward: Forward | str = "separate",
+        noise: NoiseSource | None = _GAUSSIAN,
     ):
         super().__init__()
         check_settings("ConsistencyTraining", sampler, forward)
         self.sampler = sampler
         self.beta = beta
         self.forward_mode = forward
+        self.noise = noise
 
     def craft(
         self, model: nn.Module, batch: Batch, *, generator: torch.Generator | None = None
     ) -> ConsistencyViews:
-        """Return adversarial images and proj(x + z), z standard normal. See `Defense.craft`."""
+        """Return adversarial and noisy images. See `Defense.craft`."""
         generator = generator or torch.Generator(batch.x.device).manual_seed(0)
         x_adv, threat = draw_adversarial(self.sampler, model, batch, generator)
-        noise = drawn(_normal, batch.x.shape, generator=generator, like=batch.x)
-        return ConsistencyViews(x_adv, threat.project(batch.x + noise, batch.x), threat)
+        x_aug = None if self.noise is None else self.noise(threat, batch.x, generator)
+        return ConsistencyViews(x_adv, x_aug, threat)
 
     def loss(self, model: nn.Module, batch: Batch, views: ConsistencyViews) -> Loss:
         """See `Defense.loss`."""

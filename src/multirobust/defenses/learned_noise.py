@@ -1,9 +1,9 @@
-"""Defenses that learn the noise they train on: MNG-AC by a meta-gradient, ANT by ascent."""
+"""MNG-AC: a generator learns the noise of the augmented images by a meta-gradient."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Literal, final
 
@@ -20,37 +20,17 @@ from multirobust.defenses.consistency import (
     consistency_loss,
     draw_adversarial,
 )
+from multirobust.defenses.learner import Learner
 from multirobust.defenses.restoring import load_optimizer
 from multirobust.errors import InputError
-from multirobust.metagrad import call_with, meta_gradient
+from multirobust.metagrad import MetaGradient, call_with, look_ahead_loss, meta_gradient
 from multirobust.models import NoiseGenerator
 from multirobust.ranks import Part
-from multirobust.threats import L2, Threat
+from multirobust.threats import BallMap, HardProjection, Threat
 
-__all__ = ["ANT", "MNGAC"]
+__all__ = ["MNGAC"]
 
 MetaMode = Literal["mixed_vjp", "unrolled", "forward_over_reverse"]
-
-
-class _Learner:
-    """Plain SGD for a generator, whose learning rate is the classifier's."""
-
-    def __init__(self, generator: NoiseGenerator, *, momentum: float, weight_decay: float):
-        self.parameters = list(generator.parameters())
-        self.optimizer = torch.optim.SGD(
-            self.parameters, lr=0.0, momentum=momentum, weight_decay=weight_decay
-        )
-
-    def step(self, gradients: tuple[Tensor, ...], lr: float) -> None:
-        """Move the generator against the gradients."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        for parameter, gradient in zip(self.parameters, gradients, strict=True):
-            parameter.grad = gradient
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        # Autocast keeps the half-precision copies of the weights that it made before the step.
-        torch.clear_autocast_cache()
 
 
 @final
@@ -75,10 +55,15 @@ class MNGAC(Defense[ConsistencyViews]):
         meta_mode: See `metagrad.meta_gradient`; all modes give the same gradient.
         meta_share: Share of the batch that the generator's step looks at, in (0, 1]: its first
             images, which are as random as any.
-        meta_every: Steps of the classifier for one of the generator.
+        meta_every: Steps of the classifier for one of the generator; 0 never steps it.
+        meta_report: Whether to report "meta_loss_before" and "meta_loss_after": the adversarial
+            loss after the look-ahead, with the generator before and after its step, on the same
+            images and z. It changes no other number.
+        rate: Learning rate of the generator over the classifier's.
+        ball_map: Makes images in the ball of the noise.
 
     Raises:
-        InputError: If meta_share or meta_every is out of range.
+        InputError: If meta_share, meta_every or rate is out of range.
     """
 
     def __init__(
@@ -93,6 +78,9 @@ class MNGAC(Defense[ConsistencyViews]):
         meta_mode: MetaMode = "mixed_vjp",
         meta_share: float = 1.0,
         meta_every: int = 1,
+        meta_report: bool = False,
+        rate: float = 1.0,
+        ball_map: BallMap | None = None,
     ):
         super().__init__()
         check_settings("MNGAC", sampler, forward)
@@ -100,16 +88,22 @@ class MNGAC(Defense[ConsistencyViews]):
             raise InputError(
                 f"MNGAC: meta_share must be a share of the batch in (0, 1], got {meta_share!r}."
             )
-        if meta_every < 1:
-            raise InputError(f"MNGAC: meta_every must be at least 1 step, got {meta_every!r}.")
+        if meta_every < 0:
+            raise InputError(
+                f"MNGAC: meta_every must be a number of steps, got {meta_every!r}; 0 never steps."
+            )
+        if not 0 <= rate < float("inf"):
+            raise InputError(f"MNGAC: rate must be finite and at least 0, got {rate!r}.")
         self.meta_share, self.meta_every = meta_share, meta_every
+        self.meta_report, self.rate = meta_report, rate
+        self.ball_map = ball_map or HardProjection()
         self.steps = 0
         self.sampler = sampler
         self.noise = noise
         self.beta = beta
         self.forward_mode = forward
         self.meta_mode: MetaMode = meta_mode
-        self._learner = _Learner(noise, momentum=momentum, weight_decay=weight_decay)
+        self._learner = Learner(noise, momentum=momentum, weight_decay=weight_decay)
 
     def craft(
         self, model: nn.Module, batch: Batch, *, generator: torch.Generator | None = None
@@ -134,18 +128,34 @@ class MNGAC(Defense[ConsistencyViews]):
         """
         generator = generator or torch.Generator(batch.x.device).manual_seed(0)
         threat, terms = views.threat, {}
-        if self.steps % self.meta_every == 0:
-            count = max(round(self.meta_share * len(batch.x)), min(2, len(batch.x)))
-            rate = torch.full((), lr, dtype=batch.x.dtype, device=batch.x.device)
-            inputs = (batch.x[:count], batch.y[:count], views.x_adv[:count], rate)
-            work = functools.partial(self._gradients, model, threat, batch.place)
-            gradients, terms = self.run(("meta", threat), work, inputs, generator)
-            self._learner.step(batch.place.summed(gradients), lr)
+        if self.meta_every and self.steps % self.meta_every == 0:
+            terms = self._step(model, batch, views, lr, generator)
         self.steps += 1
         work = functools.partial(self._augmented, threat)
         return replace(
             views, x_aug=self.run(("noise", threat), work, (batch.x,), generator), terms=terms
         )
+
+    def _step(
+        self,
+        model: nn.Module,
+        batch: Batch,
+        views: ConsistencyViews,
+        lr: float,
+        generator: torch.Generator,
+    ) -> dict[str, Tensor]:
+        """Move the generator (Eq. 10), and return what to report of it."""
+        threat, place = views.threat, batch.place
+        count = max(round(self.meta_share * len(batch.x)), min(2, len(batch.x)))
+        rate = torch.full((), lr, dtype=batch.x.dtype, device=batch.x.device)
+        inputs = (batch.x[:count], batch.y[:count], views.x_adv[:count], rate)
+        work = functools.partial(self._gradients, model, threat, place)
+        gradients, z, terms = self.run(("meta", threat), work, inputs, generator)
+        self._learner.step(place.summed(gradients), self.rate * lr)
+        if not self.meta_report:
+            return terms
+        work = functools.partial(self._meta_loss, model, threat, place)
+        return {**terms, "meta_loss_after": self.run(("report", threat), work, (*inputs, z))}
 
     def _gradients(
         self,
@@ -158,22 +168,49 @@ class MNGAC(Defense[ConsistencyViews]):
         lr: Tensor,
         *,
         generator: torch.Generator | None,
-    ) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
-        """Return the gradient of Eq. 10 by the generator's parameters, and what to report of it."""
-        noise = self.noise(self.noise.draw(x, generator), x)
-        x_aug = threat.project(x + noise, x)
-        image_gradient = self._image_gradient(model, place, y, x_aug, x_adv, lr)
-        (noise_gradient,) = torch.autograd.grad(x_aug, noise, image_gradient, retain_graph=True)
-        gradients = torch.autograd.grad(noise, self._learner.parameters, noise_gradient)
-        return gradients, {"live_gradient": (noise_gradient != 0).float().mean()}
+    ) -> tuple[tuple[Tensor, ...], Tensor, dict[str, Tensor]]:
+        """Return the gradient of Eq. 10 by the generator's parameters, its z, what to report."""
+        z = self.noise.draw(x, generator)
+        noise = self.noise(z, x)
+        x_aug = self.ball_map(threat, noise, x)
+        meta = self._image_gradient(model, place, y, x_aug, x_adv, lr)
+        by_noise = torch.autograd.grad(x_aug, noise, meta.gradients[0], retain_graph=True)
+        gradients = torch.autograd.grad(noise, self._learner.parameters, by_noise)
+        terms = {"live_gradient": (by_noise[0] != 0).float().mean()}
+        if self.meta_report:
+            terms["meta_loss_before"] = meta.outer_loss / place.share
+        return gradients, z, terms
+
+    def _meta_loss(
+        self,
+        model: nn.Module,
+        threat: Threat,
+        place: Part,
+        x: Tensor,
+        y: Tensor,
+        x_adv: Tensor,
+        lr: Tensor,
+        z: Tensor,
+        *,
+        generator: torch.Generator | None,
+    ) -> Tensor:
+        """Return the adversarial loss after one step on the augmented images of z."""
+        with torch.no_grad():
+            x_aug = self.ball_map(threat, self.noise(z, x), x)
+        inner, outer = _losses(model, place, y, x_adv)
+        theta = dict(model.named_parameters())
+        with attacking(model, "batch"):
+            how: dict[str, Any] = {"lr": lr, "total": place.summed}
+            loss = look_ahead_loss(inner, outer, theta, (x_aug,), **how)
+        return loss / place.share
 
     def _augmented(self, threat: Threat, x: Tensor, *, generator: torch.Generator | None) -> Tensor:
         return self.augment(x, threat, generator)
 
     @torch.no_grad()
     def augment(self, x: Tensor, threat: Threat, generator: torch.Generator | None) -> Tensor:
-        """Return proj(x + g(z, x)) for fresh z (Eq. 6), without gradient."""
-        return threat.project(x + self.noise(self.noise.draw(x, generator), x), x)
+        """Return proj(x + g(z, x)) for fresh z (Eq. 6), or its other map, without gradient."""
+        return self.ball_map(threat, self.noise(self.noise.draw(x, generator), x), x)
 
     def _image_gradient(
         self,
@@ -183,21 +220,14 @@ class MNGAC(Defense[ConsistencyViews]):
         x_aug: Tensor,
         x_adv: Tensor,
         lr: Tensor,
-    ) -> Tensor:
+    ) -> MetaGradient:
         """Return the gradient of the adversarial loss after one step on x_aug, by x_aug."""
         theta = {name: p.detach().requires_grad_() for name, p in model.named_parameters()}
-
-        def inner(theta: Mapping[str, Tensor], phi: tuple[Tensor, ...]) -> Tensor:
-            return place.weighted(cross_entropy(call_with(model, theta, phi[0]), y))
-
-        def outer(theta: Mapping[str, Tensor]) -> Tensor:
-            return place.weighted(cross_entropy(call_with(model, theta, x_adv), y))
-
+        inner, outer = _losses(model, place, y, x_adv)
         with attacking(model, "batch"):
             leaf = x_aug.detach().requires_grad_()
             how: dict[str, Any] = {"lr": lr, "mode": self.meta_mode, "total": place.summed}
-            meta = meta_gradient(inner, outer, theta, (leaf,), **how)
-        return meta.gradients[0]
+            return meta_gradient(inner, outer, theta, (leaf,), **how)
 
     def loss(self, model: nn.Module, batch: Batch, views: ConsistencyViews) -> Loss:
         """See `Defense.loss`."""
@@ -213,72 +243,15 @@ class MNGAC(Defense[ConsistencyViews]):
         self.steps = int(state.get("steps", 0))
 
 
-@final
-class ANT(Defense[Tensor]):
-    """Adversarial noise training: a generator learns the noise of greatest loss.
+def _losses(
+    model: nn.Module, place: Part, y: Tensor, x_adv: Tensor
+) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
+    """Return this rank's shares of the inner loss, on augmented images, and of the outer loss."""
 
-    The noise is scaled to the sphere of the l2 radius and kept within the pixel box; the generator
-    climbs the classifier's loss with the classifier's learning rate; the classifier trains on a
-    batch of which one part stays clean. The replay of former generators, which the source adds for
-    long trainings, is left out.
+    def inner(theta: Mapping[str, Tensor], phi: tuple[Tensor, ...]) -> Tensor:
+        return place.weighted(cross_entropy(call_with(model, theta, phi[0]), y))
 
-    Args:
-        noise: The generator.
-        threat: l2 ball; its radius is the length of the noise.
-        clean_share: Share of the batch that stays clean; published: 0.5.
+    def outer(theta: Mapping[str, Tensor]) -> Tensor:
+        return place.weighted(cross_entropy(call_with(model, theta, x_adv), y))
 
-    References: Rusak et al., A simple way to make neural networks robust against diverse image
-    corruptions, ECCV 2020.
-    """
-
-    def __init__(self, noise: NoiseGenerator, threat: L2, *, clean_share: float = 0.5):
-        super().__init__()
-        self.noise = noise
-        self.threat = threat
-        self.clean_share = clean_share
-        self._learner = _Learner(noise, momentum=0.0, weight_decay=0.0)
-
-    def craft(
-        self, model: nn.Module, batch: Batch, *, generator: torch.Generator | None = None
-    ) -> Tensor:
-        """Return noisy images, with a graph that leads to the generator. See `Defense.craft`."""
-        noise = self.noise(self.noise.draw(batch.x, generator), batch.x)
-        return self.threat.project(batch.x + self._scaled(noise), batch.x)
-
-    def _scaled(self, noise: Tensor) -> Tensor:
-        length = noise.flatten(1).norm(dim=1)
-        factor = self.threat.radius / torch.where(length > 0, length, 1)
-        return noise * factor[:, None, None, None]
-
-    def adapt(
-        self,
-        model: nn.Module,
-        batch: Batch,
-        views: Tensor,
-        *,
-        lr: float,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        """Step the generator uphill; the views stay. See `Defense.adapt`."""
-        with attacking(model):
-            loss = batch.place.weighted(cross_entropy(model(views), batch.y))
-            gradients = torch.autograd.grad(loss, self._learner.parameters)
-            gradients = batch.place.summed(gradients)
-        self._learner.step(tuple(-gradient for gradient in gradients), lr)
-        return views.detach()
-
-    def loss(self, model: nn.Module, batch: Batch, views: Tensor) -> Loss:
-        """See `Defense.loss`."""
-        place = batch.place
-        clean = min(max(round(self.clean_share * place.total) - place.start, 0), len(batch.x))
-        mixed = torch.cat((batch.x[:clean], views.detach()[clean:]))
-        total = cross_entropy(model(mixed), batch.y)
-        return Loss(total, {"cross_entropy": total.detach()})
-
-    def get_extra_state(self) -> dict[str, Any]:
-        """Return the state of the generator's optimizer."""
-        return {"learner": self._learner.optimizer.state_dict()}
-
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Restore what `get_extra_state` returned."""
-        load_optimizer(self._learner.optimizer, {**state}["learner"])
+    return inner, outer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from multirobust.attacks import (
     MSD,
@@ -30,13 +30,15 @@ from multirobust.defenses.adversarial import (
     AverageTraining,
     Standard,
 )
+from multirobust.defenses.adversarial_noise import ANT
 from multirobust.defenses.base import Defense
 from multirobust.defenses.consistency import ConsistencyTraining
-from multirobust.defenses.learned_noise import ANT, MNGAC
+from multirobust.defenses.learned_noise import MNGAC
+from multirobust.defenses.noise_sources import noise_source, steps_left
 from multirobust.defenses.ramp import RAMP
 from multirobust.errors import lookup_error
 from multirobust.models import NoiseGenerator
-from multirobust.threats import L2, Threat
+from multirobust.threats import BALL_MAPS, L2, Threat
 
 __all__ = ["DEFENSES", "NEEDS_UNLABELED", "Ingredients", "batch_norm_during", "build"]
 
@@ -97,7 +99,22 @@ class Ingredients:
 
     def noise(self) -> NoiseGenerator:
         """A fresh noise generator."""
-        return NoiseGenerator(self.channels, conditioning=self.config.conditioning, seed=self.seed)
+        config = self.config
+        return NoiseGenerator(
+            self.channels,
+            conditioning=config.conditioning,
+            width=config.generator_width,
+            depth=config.generator_depth,
+            seed=self.seed,
+        )
+
+    def with_equal_passes(self) -> Ingredients:
+        """The same, with the steps in the training attacks that the third view leaves them."""
+        if not self.config.equal_passes:
+            return self
+        left = steps_left(self.config, self.restarts)
+        longer = {norm: replace(pgd, steps=pgd.steps + left) for norm, pgd in self.pgd.items()}
+        return replace(self, pgd=longer)
 
     def _restarted(self, attack: PGD) -> Attack:
         return Restarts(attack, self.restarts, attack.objective) if self.restarts > 1 else attack
@@ -126,24 +143,35 @@ def _sat_ac(parts: Ingredients) -> Defense:
     )
 
 
-def _mng_ac(parts: Ingredients, sampler: Sampler | None = None) -> Defense:
+def _mng_ac(parts: Ingredients) -> Defense:
     """MNG-AC; with pseudo-labeled data Table 2.
 
     The labeled and the unlabeled images of a batch come mixed from the loader; the pseudo-labels
     are labels like others.
     """
+    parts = parts.with_equal_passes()
+    return _meta_noise(parts, parts.sampler())
+
+
+def _meta_noise(parts: Ingredients, sampler: Sampler) -> Defense:
+    """MNG-AC, or for an ablation the same with noise that nothing learns."""
     config = parts.config
+    loss: dict[str, Any] = {"beta": config.beta, "forward": config.consistency_forward}
+    if config.noise != "learned":
+        return ConsistencyTraining(sampler, noise=noise_source(config), **loss)
     sgd = config.generator_optimizer == "sgd"
     return MNGAC(
-        sampler or parts.sampler(),
+        sampler,
         parts.noise(),
-        beta=config.beta,
-        forward=config.consistency_forward,
+        **loss,
         momentum=0.9 if sgd else 0.0,
         weight_decay=5e-4 if sgd else 0.0,
         meta_mode=config.meta_mode,
         meta_share=config.meta_share,
         meta_every=config.meta_every,
+        meta_report=config.meta_report,
+        rate=config.generator_rate,
+        ball_map=BALL_MAPS[config.noise_map],
     )
 
 
@@ -154,8 +182,9 @@ def _mng_ac_spatial(parts: Ingredients) -> Defense:
     the l2 norm. Its numbers are those of Engstrom et al., ICML 2019: the worst of 10 draws within
     30 degrees and 3 of 32 pixels.
     """
+    parts = parts.with_equal_passes()
     attacks = (*parts.attacks(), parts.spatial_attack())
-    return _mng_ac(parts, UniformSampler(attacks, seed=parts.seed))
+    return _meta_noise(parts, UniformSampler(attacks, seed=parts.seed))
 
 
 def _rst_linf(parts: Ingredients) -> Defense:

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from multirobust.threats.balls import L1, L2, Linf
 from multirobust.threats.base import Threat
+from multirobust.threats.maps import BALL_MAPS, BallMap, HardProjection, SmoothMap, StraightThrough
 from multirobust.threats.presets import THREAT_PRESETS, threats_for
 from multirobust.threats.projection import project_l1, project_l2, project_linf
 from multirobust.threats.transformation import Transformation
 
 __all__ = [
+    "BALL_MAPS",
     "L1",
     "L2",
     "THREAT_PRESETS",
+    "BallMap",
+    "HardProjection",
     "Linf",
+    "SmoothMap",
+    "StraightThrough",
     "Threat",
     "Transformation",
     "project_l1",
