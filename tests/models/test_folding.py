@@ -49,7 +49,7 @@ def gradient(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
 def counts(model: nn.Module) -> tuple[int, int]:
     """Return how many BatchNorm layers are left, and how many are one multiply-add."""
     kinds = [type(part).__name__ for part in model.modules()]
-    return kinds.count("BatchNorm2d"), kinds.count("ScaleShift")
+    return kinds.count("BatchNorm2d"), kinds.count("_ScaleShift")
 
 
 def agree(model: nn.Module, folded: nn.Module, x: torch.Tensor) -> None:
@@ -106,6 +106,12 @@ def shared() -> nn.Module:
     return nn.Sequential(convolution, nn.BatchNorm2d(3), nn.ReLU(), convolution)
 
 
+def tied() -> nn.Module:
+    first, second = nn.Conv2d(3, 3, 3), nn.Conv2d(3, 3, 3)
+    second.weight = first.weight
+    return nn.Sequential(first, nn.BatchNorm2d(3), nn.ReLU(), second)
+
+
 def hooked() -> nn.Module:
     model = nn.Sequential(nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3))
     model[0].register_forward_hook(lambda module, inputs, output: output.tanh())
@@ -136,6 +142,7 @@ class Doubled(nn.Sequential):
     ("make", "left"),
     [
         (shared, (0, 1)),
+        (tied, (0, 1)),
         (hooked, (0, 1)),
         (Apart, (0, 1)),
         (lambda: Doubled(nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3)), (0, 1)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from itertools import pairwise
-from typing import final
+from typing import Any, TypeGuard, final
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ __all__ = ["Folded"]
 
 
 @final
-class ScaleShift(nn.Module):
+class _ScaleShift(nn.Module):
     """scale * x + shift, channel by channel: a BatchNorm in evaluation mode, in one operation.
 
     Args:
@@ -44,7 +44,8 @@ class Folded(nn.Module):
     convolution, in an `nn.Sequential` however nested, its numbers go into the convolution's
     weights and bias, and it is gone. Elsewhere, as before the convolution of a pre-activation
     block, it becomes one multiply-add. Only `nn.BatchNorm2d` with running statistics is changed,
-    and only an `nn.Conv2d` that is in one place of the model and has no hooks takes it in.
+    and only an `nn.Conv2d` that is in one place of the model, shares no weights and has no hooks
+    takes it in.
 
     Args:
         model: The classifier; it stays as it is. The copy follows it at every `refresh`.
@@ -58,11 +59,11 @@ class Folded(nn.Module):
         self._scales = [name for name, part in _norms(model) if name not in self._folds]
         for name, convolution in self._folds.items():
             _put(self.network, name, nn.Identity())
-            taker = self.network.get_submodule(convolution)
+            taker = _at(self.network, convolution)
             taker.bias = nn.Parameter(taker.weight.new_empty(len(taker.weight)), False)
         for name in self._scales:
-            part = model.get_submodule(name)
-            _put(self.network, name, ScaleShift(part.num_features, part.running_var))
+            layer = _at(model, name)
+            _put(self.network, name, _ScaleShift(layer.num_features, layer.running_var))
         self.eval()
         self.refresh()
 
@@ -75,13 +76,13 @@ class Folded(nn.Module):
             if name.rpartition(".")[0] not in changed:
                 tensor.copy_(there[name])
         for name, convolution in self._folds.items():
-            scale, shift = _numbers(model.get_submodule(name))
-            source, taker = (net.get_submodule(convolution) for net in (model, self.network))
+            scale, shift = _numbers(_at(model, name))
+            source, taker = _at(model, convolution), _at(self.network, convolution)
             taker.weight.copy_(source.weight * scale.view(-1, 1, 1, 1))
             taker.bias.copy_(shift if source.bias is None else source.bias * scale + shift)
         for name in self._scales:
-            scale, shift = _numbers(model.get_submodule(name))
-            taker = self.network.get_submodule(name)
+            scale, shift = _numbers(_at(model, name))
+            taker = _at(self.network, name)
             taker.scale.copy_(scale.view(1, -1, 1, 1))
             taker.shift.copy_(shift.view(1, -1, 1, 1))
 
@@ -90,13 +91,17 @@ class Folded(nn.Module):
         return self.network(x)
 
 
+def _at(model: nn.Module, name: str) -> Any:
+    return model.get_submodule(name)
+
+
 def _norms(model: nn.Module) -> list[tuple[str, nn.BatchNorm2d]]:
     """Return the layers that can be folded or become a multiply-add, with their names."""
     return [
         (name, part)
         for name, part in model.named_modules()
         if name and type(part) is nn.BatchNorm2d and part.running_var is not None
-        if not part._forward_hooks and not part._forward_pre_hooks
+        if not _hooked(part)
     ]
 
 
@@ -104,28 +109,38 @@ def _directly_after_convolutions(model: nn.Module) -> list[tuple[str, str]]:
     """Return the names of such layers that a convolution directly precedes, each with its name."""
     names = {id(part): name for name, part in model.named_modules()}
     places = [id(part) for _, part in model.named_modules(remove_duplicate=False)]
+    tensors = [id(tensor) for _, tensor in model.named_parameters(remove_duplicate=False)]
     norms, found = {id(part) for _, part in _norms(model)}, {}
     for sequence in model.modules():
-        if type(sequence) is not nn.Sequential:
+        if not _is_plain(sequence):
             continue
         for first, second in pairwise(_layers(sequence)):
             alone = places.count(id(first)) == places.count(id(second)) == 1
-            hooked = first._forward_hooks or first._forward_pre_hooks
-            if type(first) is nn.Conv2d and id(second) in norms and alone and not hooked:
+            takes = type(first) is nn.Conv2d and alone and not _hooked(first)
+            own = all(tensors.count(id(tensor)) == 1 for tensor in first.parameters())
+            if takes and own and id(second) in norms:
                 found[names[id(second)]] = names[id(first)]
     return list(found.items())
+
+
+def _is_plain(part: nn.Module) -> TypeGuard[nn.Sequential]:
+    """Whether a module does what it holds one after the other, and nothing else."""
+    return type(part) is nn.Sequential
+
+
+def _hooked(part: nn.Module) -> bool:
+    return bool(part._forward_hooks or part._forward_pre_hooks)
 
 
 def _layers(sequence: nn.Sequential) -> list[nn.Module]:
     """Return what a sequence does one after the other, through sequences in it."""
     parts: list[nn.Module] = []
     for part in sequence:
-        nested = type(part) is nn.Sequential and not part._forward_hooks
-        parts += _layers(part) if nested else [part]
+        parts += _layers(part) if _is_plain(part) and not _hooked(part) else [part]
     return parts
 
 
-def _numbers(layer: nn.Module) -> tuple[Tensor, Tensor]:
+def _numbers(layer: Any) -> tuple[Tensor, Tensor]:
     """Return what a BatchNorm in evaluation mode multiplies by and adds, each (c,)."""
     scale = (layer.running_var + layer.eps).rsqrt()
     if layer.weight is not None:
