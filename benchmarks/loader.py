@@ -130,10 +130,10 @@ def measured(loaders: dict[str, Loader], options: argparse.Namespace) -> dict[st
 def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
     """Return the arguments."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=6400)
+    parser.add_argument("--images", type=int, default=1280)
     parser.add_argument("--size", type=int, default=32, help="height and width of the images")
     parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--note", default="", help="what else the machine did")
