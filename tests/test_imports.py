@@ -93,3 +93,16 @@ seen("all")
 """
     )
     assert report["three"] == report["all"] == ["torch", "numpy"]
+
+
+def test_a_training_of_the_digits_needs_no_scikit_learn():
+    report = run_fresh(
+        """
+from multirobust.data import digits
+assert len(digits().train) == 1297
+import multirobust.experiment.workflow
+seen("training")
+assert "multirobust.report" not in sys.modules
+"""
+    )
+    assert report["training"] == ["torch", "numpy"]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 
 import pytest
 import torch
@@ -35,6 +36,16 @@ def test_images_and_labels_are_the_scans_of_their_indices(scans):
         rounded = (torch.tensor(scans.images[indices]) * 255 / 16 + 1e-9).round()
         assert torch.equal(split.images[:, 0].double(), rounded)
         assert split.labels.tolist() == scans.target[indices].tolist()
+
+
+def test_scans_that_lie_elsewhere_are_asked_of_scikit_learn(monkeypatch):
+    as_read = digits()
+    monkeypatch.setattr(sys.modules["multirobust.data.digits"], "find_spec", lambda name: None)
+    asked = digits()
+    for part in ("train", "test"):
+        for field in ("images", "labels"):
+            ours, theirs = (getattr(getattr(data, part), field) for data in (as_read, asked))
+            assert torch.equal(ours, theirs)
 
 
 def test_mean_and_std_are_those_of_the_training_pixels():

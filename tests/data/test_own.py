@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from multirobust.data import load_split, own
-from multirobust.errors import DataError, InputError
+from multirobust.errors import DataError, InputError, RunError
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (30, 8, 8, 3), dtype=np.uint8)
@@ -159,6 +159,50 @@ def test_a_damaged_cache_is_made_anew(folder, tmp_path, monkeypatch, content):
     path.write_bytes(whole[:-9] if content is None else content)
     assert found(own(folder).train) == found(first.train)
     assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("validation", [0, 5])
+def test_a_folder_on_the_disk_has_the_images_of_one_in_memory_and_copies_none(
+    folder, tmp_path, monkeypatch, validation
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    limits = {"train_limit": 17, "test_limit": 6, "validation": validation}
+    whole = own(folder, **limits, cache=False)
+    for start in ("first", "second"):
+        if start == "second":
+            monkeypatch.setattr("multirobust.data.decoded.decode", None)  # nothing is decoded again
+        mapped = own(folder, **limits, on_disk=True)
+        assert (mapped.digest, mapped.mean, mapped.std) == (whole.digest, whole.mean, whole.std)
+        files = set()
+        for part in ("train", "validation", "test"):
+            ours, theirs = getattr(mapped, part), getattr(whole, part)
+            assert (ours is None) == (theirs is None)
+            if ours is not None:
+                assert torch.equal(ours.images, theirs.images)
+                assert torch.equal(ours.labels, theirs.labels)
+                files.add(ours.images.untyped_storage().data_ptr())
+        assert len(files) == 1
+    (path,) = (tmp_path / "cache" / "multirobust" / "decoded").iterdir()
+    assert np.load(path).shape == (23, 3, 8, 8)
+
+
+def test_a_folder_on_the_disk_and_one_in_memory_share_what_is_kept(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("multirobust.data.decoded.FEW", 30)
+    first = own(folder, on_disk=True)
+    monkeypatch.setattr("multirobust.data.decoded.decode", None)
+    assert torch.equal(own(folder).train.images, first.train.images)
+
+
+def test_a_folder_on_the_disk_needs_a_cache_that_can_be_written(
+    folder, file, tmp_path, monkeypatch
+):
+    (tmp_path / "cache").write_text("a file, no folder")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with pytest.raises(RunError, match="cannot be written"):
+        own(folder, on_disk=True)
+    with pytest.raises(InputError, match="on_disk is for folders of images"):
+        own(file, on_disk=True)
 
 
 def test_a_cache_that_cannot_be_written_is_no_error(folder, tmp_path, monkeypatch):

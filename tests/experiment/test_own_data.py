@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from multirobust.config import load_recipe
 from multirobust.data import CropFlip
@@ -47,6 +48,29 @@ def test_a_run_is_trained_found_and_loaded_again_where_the_file_was_moved(tmp_pa
     moved = shutil.move(path, tmp_path / "moved.npz")
     (same,), _ = prepare(recipe(Path(moved)), tmp_path / "runs")
     assert same.trained
+
+
+def test_a_run_is_the_same_wherever_its_images_are_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for i, pixels in enumerate(PIXELS[..., 0]):
+        place = tmp_path / "mine" / ("train" if i < 30 else "test") / "ab"[i % 2] / f"{i}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(place)
+    weights = {}
+    for placement in ("auto", "disk"):
+        chosen = recipe(tmp_path / "mine", f"data.placement={placement}", "data.validation=4")
+        runs, data = prepare(chosen, tmp_path / placement)
+        assert data.placement == {"auto": "auto", "disk": "host"}[placement]
+        train_all(runs, data)
+        weights[placement] = (runs[0].folder / "model.safetensors").read_bytes()
+    assert weights["auto"] == weights["disk"]
+    (moved,), _ = prepare(chosen, tmp_path / "auto")
+    assert moved.trained
+
+
+def test_a_folder_on_the_disk_needs_the_cache():
+    with pytest.raises(ConfigError, match="keeps decoded images in the cache, got cache = false"):
+        load_recipe("digits", ["data.name=./mine", "data.placement=disk", "data.cache=false"])
 
 
 def test_changed_test_images_are_evaluated_again(tmp_path):
@@ -103,6 +127,7 @@ def test_cifar10c_is_to_evaluate_on_only():
         ("data.folder=x", "folder is not for './mine.npz'"),
         ("data.download=true", "download is not for './mine.npz'"),
         ("data.size=8", "size is not for './mine.npz'"),
+        ("data.placement=disk", "placement 'disk' is for a folder of one's own images, got './min"),
     ],
 )
 def test_fields_that_are_not_for_ones_own_images_are_refused(override, words):

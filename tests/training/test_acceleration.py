@@ -8,10 +8,12 @@ from collections.abc import Iterator
 import pytest
 import torch
 from torch import nn
-from training_runs import recipe, small_cnn, small_digits, train
+from training_runs import StopAt, outcome, recipe, small_cnn, small_digits, train
 
 from multirobust import catalog, defenses
 from multirobust.attacks import PGD, PassMeter, WorstCase
+from multirobust.config import load_recipe
+from multirobust.errors import ConfigError, InputError, Interrupted
 from multirobust.threats import L1, L2, Linf
 from multirobust.training import fit
 from multirobust.training.acceleration import Compiled, Replayed, observed, replay_attacks
@@ -195,3 +197,36 @@ def test_an_attack_waits_for_nothing_on_a_gpu():
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert math.isfinite(x_adv.sum().item())
+
+
+@pytest.mark.parametrize("defense", ["sat", "mng_ac", "adv_l2"])
+def test_a_training_with_folded_attacks_is_the_training_up_to_rounding(defense):
+    options = {"batch_norm": "running"}
+    settings = {"precision": "64-true", "epochs": 2, "peak_lr": 0.01}
+    plain, folded = (
+        train(defense, options=options, fold_batch_norm=fold, **settings) for fold in (False, True)
+    )
+    pairs = list(zip(weights(plain), weights(folded), strict=True))
+    assert not all(torch.equal(a, b) for a, b in pairs), "nothing was folded"
+    for a, b in pairs:
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-8)
+    assert (folded.forwards, folded.backwards) == (plain.forwards, plain.backwards)
+
+
+def test_a_training_with_folded_attacks_goes_on_where_it_stopped(tmp_path):
+    options = {"batch_norm": "running"}
+    train("sat", tmp_path / "undisturbed", options=options, fold_batch_norm=True)
+    stopping = {**options, "stop": StopAt(4)}
+    with pytest.raises(Interrupted):
+        train("sat", tmp_path / "stopped", options=stopping, fold_batch_norm=True)
+    train("sat", tmp_path / "stopped", options=options, fold_batch_norm=True)
+    assert outcome(tmp_path / "stopped") == outcome(tmp_path / "undisturbed")
+
+
+def test_statistics_of_a_batch_are_not_folded_and_nothing_is_folded_and_compiled(tmp_path):
+    with pytest.raises(InputError, match="those of a batch cannot, got batch_norm 'batch'"):
+        train(fold_batch_norm=True)
+    with pytest.raises(InputError, match=r"must be false with training\.compile"):
+        train(fold_batch_norm=True, compile=True, options={"batch_norm": "running"})
+    with pytest.raises(ConfigError, match=r"got attack\.batch_norm 'batch'"):
+        load_recipe("digits", ["training.fold_batch_norm=true", "attack.batch_norm=batch"])

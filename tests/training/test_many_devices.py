@@ -8,13 +8,14 @@ import signal
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 import torch
 from torch import nn
-from training_runs import all_options, leaves, train
+from training_runs import all_options, leaves, small_digits, train
 
 from multirobust.attacks import PGD, ErrorSampler, PassMeter
 from multirobust.data import Batch
@@ -46,6 +47,7 @@ CASES: dict[str, dict[str, Any]] = {
         "batch_statistics": "global",
         "everything": True,
     },
+    "images on the host": {"defense": "sat", "plain": True, "placement": "host"},
     "tiny last batch": {"defense": "mng_ac", "batch_statistics": "global", "batch_size": 23},
     **{
         f"{name} accumulated": {"defense": name, "plain": True, "accumulate": 3}
@@ -71,6 +73,8 @@ def one(case: dict[str, Any], folder: Path) -> dict[str, Any]:
         settings |= more
     if settings.pop("plain", False):
         options["model"] = plain_net()
+    if "placement" in settings:
+        options["data"] = replace(small_digits(), placement=settings.pop("placement"))
     defense: Any = settings.pop("defense")
     mode = settings.pop("mode", None)
     if defense == "e_at_rate":

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from training_runs import STEPS_AN_EPOCH, StopAt, outcome, train
+from training_runs import STEPS_AN_EPOCH, StopAt, outcome, small_digits, train
 
 from multirobust.defenses import DEFENSES
 from multirobust.errors import CheckpointError, Interrupted
@@ -38,6 +40,19 @@ def test_stop_and_resume_at_any_step_with_any_log_interval(
         train("sat", tmp_path / "stopped", log_steps=log_steps, options={"stop": StopAt(stop)})
     assert load_checkpoint(tmp_path / "stopped")["step"] == stop
     train("sat", tmp_path / "stopped", log_steps=log_steps)
+    assert outcome(tmp_path / "stopped") == outcome(tmp_path / "undisturbed")
+
+
+def test_images_may_move_between_device_and_host_when_a_training_is_resumed(tmp_path: Path):
+    train("mng_ac", tmp_path / "undisturbed")
+    for placement, steps in (("host", 2), ("device", 2), ("host", 3)):
+        options = {"data": replace(small_digits(), placement=placement), "stop": StopAt(steps)}
+        with pytest.raises(Interrupted):
+            train("mng_ac", tmp_path / "stopped", options=options)
+        assert not [t for t in threading.enumerate() if t.name.startswith("multirobust-images")]
+    train(
+        "mng_ac", tmp_path / "stopped", options={"data": replace(small_digits(), placement="host")}
+    )
     assert outcome(tmp_path / "stopped") == outcome(tmp_path / "undisturbed")
 
 

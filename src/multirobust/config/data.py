@@ -31,6 +31,11 @@ class DataConfig(Section):
         size: For a folder of one's own: scale and crop the images to so many pixels.
         class_names: For one's own: a name for each class in the order of the labels.
         cache: Keep decoded image files for the next start, in the user's cache.
+        placement: Where a training keeps the images: as bytes on the "device"; in the memory of the
+            "host", where a thread gathers batches ahead; or, for a folder of one's own that is
+            larger than memory, in a file on the "disk", in the user's cache. "auto" takes the
+            device if a quarter of its free memory is enough, and else the host. No result depends
+            on it.
         digest: SHA-256 of the training images, where no published checksum says what they are. A
             run notes it; other images are refused then.
         unlabeled: A file of pseudo-labeled images to train on too, see `data.pseudo_labeled`.
@@ -53,6 +58,7 @@ class DataConfig(Section):
     size: Count | None = None
     class_names: Annotated[tuple[str, ...], Field(min_length=2)] | None = None
     cache: bool = True
+    placement: Literal["auto", "device", "host", "disk"] = "auto"
     digest: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
     unlabeled: Annotated[str, Field(min_length=1)] | None = None
     unlabeled_limit: Count | None = None
@@ -83,6 +89,20 @@ class DataConfig(Section):
         for field, value in idle.items():
             if value is not None:
                 raise ValueError(f"{field} is not for {self.name!r}, got {value!r}; drop it")
+        return self
+
+    @model_validator(mode="after")
+    def _only_a_folder_is_kept_on_the_disk(self) -> DataConfig:
+        if self.placement == "disk" and (not self.own or self.name.endswith(".npz")):
+            raise ValueError(
+                f"placement 'disk' is for a folder of one's own images, got {self.name!r}; use "
+                "'host'"
+            )
+        if self.placement == "disk" and not self.cache:
+            raise ValueError(
+                "placement 'disk' keeps decoded images in the cache, got cache = false; set "
+                "data.cache to true, or data.placement to 'host'"
+            )
         return self
 
     @model_validator(mode="after")

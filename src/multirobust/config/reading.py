@@ -157,6 +157,12 @@ def _cross_problems(recipe: Recipe) -> list[str]:
             "training.select: 'union' needs images that are held out of training, got "
             "data.validation 0; set it to a number such as 1000, or training.select to 'last'."
         )
+    if recipe.training.fold_batch_norm and recipe.attack.batch_norm != "running":
+        problems.append(
+            "training.fold_batch_norm: running statistics can be folded, those of a batch cannot, "
+            f"got attack.batch_norm {recipe.attack.batch_norm!r}; set it to 'running', or drop "
+            "training.fold_batch_norm."
+        )
     if recipe.evaluation.attack.batch_norm != "running":
         problems.append(
             "evaluation.attack.batch_norm: must be 'running', since a model is attacked as it is "

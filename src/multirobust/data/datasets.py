@@ -13,6 +13,7 @@ from torch import Tensor
 
 from multirobust.checks import check_images, check_labels
 from multirobust.data.augmentation import Augmentation
+from multirobust.data.host_images import Placement
 from multirobust.errors import InputError
 from multirobust.types import Images
 
@@ -163,6 +164,7 @@ class Data:
         unlabeled: Pseudo-labeled images to train on too, or None; mean and std are not theirs.
         digest: SHA-256 of what the training images were made of, before any were held out; None
             where the name and published checksums say it.
+        placement: Where a training keeps the images, see `Loader`; it changes no result.
 
     Raises:
         InputError: If there are fewer than two classes, labels without a class, training images of
@@ -180,6 +182,7 @@ class Data:
     augmentation: Augmentation | None = None
     unlabeled: Unlabeled | None = None
     digest: str | None = None
+    placement: Placement = "auto"
 
     def __post_init__(self) -> None:
         if self.classes < 2:

@@ -1,14 +1,15 @@
-"""Many image files in memory: decoded once, and kept for the next start."""
+"""Many image files, decoded once and kept for the next start: in memory, or beyond it."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import final
+from typing import BinaryIO, final
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from multirobust.data.places import cache_folder
 from multirobust.errors import DataError, RunError
 from multirobust.files import atomic_write
 
-__all__ = ["Decoded", "decoded"]
+__all__ = ["Decoded", "decoded", "decoded_on_disk"]
 
 FORMAT = 1
 """Of the stored files; another number makes them anew."""
@@ -85,6 +86,58 @@ def decoded(
     return known
 
 
+def decoded_on_disk(
+    paths: Sequence[Path],
+    root: Path,
+    *,
+    digest_of: int,
+    size: int | None = None,
+    places: Sequence[int] | None = None,
+) -> Decoded:
+    """Decode image files into the user's cache without ever holding more than one of them.
+
+    The array is that of `decoded`, and memory-mapped as there.
+
+    Args:
+        paths: The files.
+        root: A folder that they all lie in.
+        digest_of: How many of the first files the digest is of.
+        size: As in `pictures.read_images`.
+        places: The place of each image in the array, a permutation; None keeps their order.
+
+    Raises:
+        DataError: If a file is no image, or they are not of one size.
+        RunError: If the cache cannot be written.
+    """
+    shelf = cache_folder() / "decoded"
+    listing = _listing(paths, root, digest_of, None, size, places)
+    known = _stored(shelf, listing, len(paths), None)
+    if known is not None:
+        return known
+    digest = hashlib.sha256()
+
+    def write(stream: BinaryIO) -> None:
+        form = common_form(paths, root, size)
+        shape = (len(paths), *form.shape)
+        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(stream, header)
+        start, length = stream.tell(), math.prod(form.shape)
+        for i, path in enumerate(paths):
+            pixels, content = decode(path, form, size=size)
+            stream.seek(start + length * (places[i] if places is not None else i))
+            stream.write(pixels.contiguous().numpy().tobytes())
+            if i < digest_of:
+                digest.update(content)
+
+    with contextlib.suppress(OSError):  # it is named where the file cannot be written
+        shelf.mkdir(parents=True, exist_ok=True)
+    atomic_write(shelf / f"{listing}.npy", write)  # its digest is not known before
+    path = shelf / f"{listing}-{digest.hexdigest()}.npy"
+    with contextlib.suppress(FileNotFoundError):  # another process has just made the same
+        os.replace(shelf / f"{listing}.npy", path)
+    return Decoded(torch.from_numpy(np.load(path, mmap_mode="c")), digest.hexdigest())
+
+
 def _decode(
     paths: Sequence[Path], root: Path, digest_of: int, form: Form | None, size: int | None
 ) -> Decoded:
@@ -100,12 +153,19 @@ def _decode(
 
 
 def _listing(
-    paths: Sequence[Path], root: Path, digest_of: int, form: Form | None, size: int | None
+    paths: Sequence[Path],
+    root: Path,
+    digest_of: int,
+    form: Form | None,
+    size: int | None,
+    places: Sequence[int] | None = None,
 ) -> str:
     """Return a digest of all that decides the images, without opening a file."""
     state = hashlib.sha256(
         repr((FORMAT, decoder_version(), str(root.resolve()), digest_of, form, size)).encode()
     )
+    if places is not None:
+        state.update(np.asarray(places, np.int64).tobytes())
     for path in paths:
         try:
             facts = os.stat(path)

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
 import torch
+from torch import Tensor
 
 from multirobust.data.datasets import Data, Split
 from multirobust.data.holdout import hold_out, limit, stratified_order
@@ -38,11 +43,7 @@ def digits(
     References:
         Alpaydin and Kaynak, Optical recognition of handwritten digits, UCI repository, 1998.
     """
-    from sklearn.datasets import load_digits
-
-    scans, targets = load_digits(return_X_y=True)
-    values = torch.tensor(scans, dtype=torch.int64).view(-1, 1, 8, 8)
-    labels = torch.tensor(targets, dtype=torch.int64)
+    values, labels = _scans()
     everything = Split(((values * 255 + 8) // 16).to(torch.uint8), labels)
     train_indices, test_indices = digits_indices(labels)
     train = everything.subset(train_indices[: limit("train_limit", train_limit, TRAIN_IMAGES)])
@@ -59,7 +60,26 @@ def digits(
     )
 
 
-def digits_indices(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _scans() -> tuple[Tensor, Tensor]:
+    """Return pixels 0..16, int64, shape (n, 1, 8, 8), and labels, in scikit-learn's order.
+
+    Its file is read as it lies there: to import scikit-learn takes longer than all else that a
+    training does before its first step, but for importing PyTorch.
+    """
+    package = find_spec("sklearn")
+    folders = package.submodule_search_locations if package is not None else None
+    file = Path(folders[0], "datasets", "data", "digits.csv.gz") if folders else None
+    if file is not None and file.is_file():
+        table = torch.from_numpy(np.loadtxt(file, delimiter=",", dtype=np.int64))
+        return table[:, :-1].reshape(-1, 1, 8, 8), table[:, -1].clone()
+    from sklearn.datasets import load_digits
+
+    scans, targets = load_digits(return_X_y=True)
+    labels = torch.tensor(targets, dtype=torch.int64)
+    return torch.tensor(scans, dtype=torch.int64).view(-1, 1, 8, 8), labels
+
+
+def digits_indices(labels: Tensor) -> tuple[Tensor, Tensor]:
     """Return the positions, in scikit-learn's order, of the training and of the test images."""
     order = stratified_order(labels, seed=SPLIT_SEED)
     return order[TEST_IMAGES:], order[:TEST_IMAGES]

@@ -10,7 +10,7 @@ from torch import Tensor
 from multirobust.data.datasets import Split
 from multirobust.errors import DataError, InputError
 
-__all__ = ["hold_out", "limit", "limit_of_published", "stratified_order"]
+__all__ = ["hold_out", "hold_out_rows", "limit", "limit_of_published", "stratified_order"]
 
 HOLD_OUT_SEED = 1
 
@@ -57,15 +57,32 @@ def hold_out(train: Split, count: int) -> tuple[Split, Split | None]:
     Raises:
         InputError: If count is not in 0..len(train) - 1.
     """
-    if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count < len(train):
+    kept, held_out = hold_out_rows(train.labels, count)
+    return (train.subset(kept), train.subset(held_out)) if count else (train, None)
+
+
+def hold_out_rows(labels: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Return the positions of the images that `hold_out` keeps, and of those that it takes.
+
+    Args:
+        labels: Of all images that may be used for training, int64, shape (n,).
+        count: Size of the validation split.
+
+    Returns:
+        Both in ascending order, int64, shapes (n - count,) and (count,).
+
+    Raises:
+        InputError: If count is not in 0..n - 1.
+    """
+    if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count < len(labels):
         raise InputError(
-            f"validation must be a whole number in 0..{len(train) - 1}, since it is taken out of "
-            f"the {len(train)} training images, got {count!r}."
+            f"validation must be a whole number in 0..{len(labels) - 1}, since it is taken out of "
+            f"the {len(labels)} training images, got {count!r}."
         )
     if count == 0:
-        return train, None
-    order = stratified_order(train.labels, seed=HOLD_OUT_SEED)
-    return train.subset(order[count:].sort().values), train.subset(order[:count].sort().values)
+        return torch.arange(len(labels)), torch.arange(0)
+    order = stratified_order(labels, seed=HOLD_OUT_SEED)
+    return order[count:].sort().values, order[:count].sort().values
 
 
 def limit(name: str, value: int | None, available: int) -> int:

@@ -1,8 +1,12 @@
-"""Seeded batches from a split that stays uint8 on the device; any batch can be the first one."""
+"""Seeded batches from a split that stays uint8, on the device or on the host.
+
+Any batch can be the first one.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Generator
 from dataclasses import KW_ONLY, dataclass, field
 from typing import final
 
@@ -11,6 +15,7 @@ from torch import Tensor
 
 from multirobust.data.augmentation import Augmentation
 from multirobust.data.datasets import Split
+from multirobust.data.host_images import HostImages, Placement, chosen_placement
 from multirobust.data.order import Mixture, batches, generator_for, permutation
 from multirobust.data.unlabeled import Unlabeled
 from multirobust.errors import InputError
@@ -60,9 +65,11 @@ class Loader:
     """Batches of a split, the same ones whenever seed, epoch and step are the same.
 
     The split is moved to the device once and stays there as uint8; a batch is selected, augmented
-    and turned to float32 on the device, without waiting for it. The order of an epoch depends on
+    and turned to float32 on the device, without waiting for it. What does not fit there stays on
+    the host, where a thread selects the batches ahead. The order of an epoch depends on
     (seed, epoch) alone, the augmentation of a batch on (seed, epoch, step) and the kind of device
-    alone, so an epoch may start at any step and gives the batches it would have given.
+    alone, so an epoch may start at any step and gives the batches it would have given. Where the
+    images are kept changes no bit.
 
     Every image is seen exactly once an epoch. A last batch of a single image would break batch
     normalization: it is joined to the batch before, which then has batch_size + 1 images.
@@ -79,10 +86,12 @@ class Loader:
         device: Where the batches are made.
         shuffle: False gives the images in the order of the split, for evaluation.
         unlabeled: Images with pseudo-labels, and how they are mixed in; or None.
+        placement: Where the images are kept: on the "device", in the memory of the "host", or
+            "auto", see `chosen_placement`.
 
     Raises:
-        InputError: If batch_size is not a whole number from 1 on, or the share of unlabeled images
-            leaves a batch without one kind.
+        InputError: If batch_size is not a whole number from 1 on, the share of unlabeled images
+            leaves a batch without one kind, or the placement is unknown.
     """
 
     split: Split
@@ -93,7 +102,9 @@ class Loader:
     device: torch.device | str = "cpu"
     shuffle: bool = True
     unlabeled: Unlabeled | None = None
-    _pool: Split = field(init=False)
+    placement: Placement = "auto"
+    _labels: Tensor = field(init=False)
+    _images: Tensor | HostImages = field(init=False)
     _mixture: Mixture | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
@@ -107,19 +118,21 @@ class Loader:
             kinds = {"labeled": count, "unlabeled": len(more), "batch_size": size}
             mixture = Mixture(**kinds, share=more.share, epoch=more.epoch)
             object.__setattr__(self, "_mixture", mixture)
-        pool = self.split.to(self.device)
-        if more is not None:
-            pool = _joined(self.split, more.split, self.device)
-        object.__setattr__(self, "_pool", pool)
-        object.__setattr__(self, "split", pool.first(count))
+        device, kept = torch.device(self.device), [self.split, *([more.split] if more else [])]
+        stored = [part.images for part in kept]
+        on_host = chosen_placement(self.placement, device, stored) == "host"
+        images = HostImages(*stored) if on_host else _joined(stored, device)
+        labels = _joined([part.labels for part in kept], device)
+        object.__setattr__(self, "_labels", labels)
+        object.__setattr__(self, "_images", images)
 
     def __len__(self) -> int:
         """Return the number of batches of an epoch."""
         if self._mixture is not None:
             return len(self._mixture)
-        return batches(len(self._pool), self.batch_size)
+        return batches(len(self._labels), self.batch_size)
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+    def epoch(self, epoch: int, start: int = 0) -> Generator[Batch, None, None]:
         """Return the batches of an epoch from step `start` on.
 
         Args:
@@ -138,34 +151,46 @@ class Loader:
             )
         return self._batches(epoch, start)
 
-    def _batches(self, epoch: int, start: int) -> Iterator[Batch]:
+    def _batches(self, epoch: int, start: int) -> Generator[Batch, None, None]:
         order = self._order(epoch)
-        for step in range(start, len(self)):
-            end = (step + 1) * self.batch_size if step + 1 < len(self) else len(order)
-            yield self._batch(order[step * self.batch_size : end], epoch, step)
+        index = order.to(self._labels.device)
+        ends = [(step + 1) * self.batch_size for step in range(len(self) - 1)] + [len(order)]
+        places = [slice(i * self.batch_size, ends[i]) for i in range(start, len(self))]
+        with contextlib.closing(self._stored(order, index, places)) as stored:
+            for step, images in enumerate(stored, start):
+                yield self._batch(images, index[places[step - start]], epoch, step)
 
     def _order(self, epoch: int) -> Tensor:
-        device = self._pool.images.device
         if self._mixture is not None:
-            return self._mixture.order(epoch, self.seed, shuffle=self.shuffle).to(device)
+            return self._mixture.order(epoch, self.seed, shuffle=self.shuffle)
         if not self.shuffle:
-            return torch.arange(len(self._pool), device=device)
-        return permutation(len(self._pool), self.seed, "order", epoch).to(device)
+            return torch.arange(len(self._labels))
+        return permutation(len(self._labels), self.seed, "order", epoch)
 
-    def _batch(self, index: Tensor, epoch: int, step: int) -> Batch:
-        images = self._pool.images.index_select(0, index)
+    def _stored(
+        self, order: Tensor, index: Tensor, places: list[slice]
+    ) -> Generator[Tensor, None, None]:
+        """Return the stored pixels of each batch, on the device; the index is the order there."""
+        if isinstance(self._images, HostImages):
+            rows = [order[place] for place in places]
+            yield from self._images.batches(rows, self._labels.device)
+        else:
+            yield from (self._images.index_select(0, index[place]) for place in places)
+
+    def _batch(self, images: Tensor, index: Tensor, epoch: int, step: int) -> Batch:
         if self.augmentation is not None:
             generator = generator_for(images.device, self.seed, "augmentation", epoch, step)
             images = self.augmentation(images, generator)
-        return Batch(images.float().div_(255), self._pool.labels.index_select(0, index), index)
+        return Batch(images.float().div_(255), self._labels.index_select(0, index), index)
 
 
-def _joined(labeled: Split, unlabeled: Split, device: torch.device | str) -> Split:
-    """Return both on the device, the labeled images first, without a second copy there."""
-    count, total = len(labeled), len(labeled) + len(unlabeled)
-    images = torch.empty((total, *labeled.images.shape[1:]), dtype=torch.uint8, device=device)
-    labels = torch.empty(total, dtype=torch.int64, device=device)
-    for part, rows in ((labeled, slice(0, count)), (unlabeled, slice(count, total))):
-        images[rows].copy_(part.images)
-        labels[rows].copy_(part.labels)
-    return Split(images, labels, labeled.source)
+def _joined(parts: list[Tensor], device: torch.device) -> Tensor:
+    """Return all on the device, one behind the other, without a second copy there."""
+    if len(parts) == 1:
+        return parts[0].to(device)
+    shape = (sum(map(len, parts)), *parts[0].shape[1:])
+    whole, start = torch.empty(shape, dtype=parts[0].dtype, device=device), 0
+    for part in parts:
+        whole[start : start + len(part)].copy_(part)
+        start += len(part)
+    return whole

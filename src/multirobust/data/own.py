@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from functools import partial
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from multirobust.data.arrays import read_arrays, split_of
 from multirobust.data.content import content_digest, file_digest, pixel_statistics
 from multirobust.data.datasets import Data, Split
-from multirobust.data.decoded import decoded
+from multirobust.data.decoded import decoded, decoded_on_disk
 from multirobust.data.folders import class_names as subfolders
 from multirobust.data.folders import list_images
-from multirobust.data.holdout import hold_out, limit
+from multirobust.data.holdout import hold_out, hold_out_rows, limit
 from multirobust.errors import DataError, InputError
 
 __all__ = ["own", "test_part"]
+
+Files: TypeAlias = list[tuple[Path, int]]
 
 TRAIN, TESTS = "train", ("test", "val")
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
@@ -33,6 +38,7 @@ def own(
     train_limit: int | None = None,
     test_limit: int | None = None,
     cache: bool = True,
+    on_disk: bool = False,
 ) -> Data:
     """Load a data set of one's own.
 
@@ -52,6 +58,8 @@ def own(
         train_limit: Use only the first so many training images.
         test_limit: Use only the first so many test images.
         cache: For a folder: keep the decoded images for the next start; see `decoded.decoded`.
+        on_disk: For a folder that is larger than memory: never hold its images in memory, but read
+            them from the cache as they are used, see `decoded.decoded_on_disk`.
 
     Returns:
         The data; `name` is the last part of the path, for a folder with a slash behind it, so
@@ -65,16 +73,20 @@ def own(
     if path.suffix == ".npz":
         if size is not None:
             raise InputError(f"size is for folders of images, got {size!r} for {path}; drop it.")
+        if on_disk:
+            raise InputError(f"on_disk is for folders of images, got {path}; drop it.")
         name = path.name
         train, test, names, digest = _from_arrays(path, class_names, train_limit, test_limit)
+        train, held_out = hold_out(train, validation)
     else:
         if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
             raise InputError(f"size must be a whole number, 1 or more, or None, got {size!r}.")
         name = f"{path.resolve().name}/"
-        train, test, names, digest = _from_folder(
-            path, class_names, train_limit, test_limit, size, cache
-        )
-    train, held_out = hold_out(train, validation)
+        names, (train_files, test_files) = _listed(path, class_names, train_limit, test_limit)
+        read = _mapped if on_disk else partial(_read, cache=cache)
+        train, held_out, test, content = read(path, train_files, test_files, size, validation)
+        everything = torch.tensor([label for _, label in train_files])
+        digest = file_digest(content, everything, len(names), size)
     mean, std = pixel_statistics(train)
     if not all(std):
         raise DataError(
@@ -104,14 +116,10 @@ def test_part(folder: str | Path) -> Path | None:
     return next((root / name for name in TESTS if (root / name).is_dir()), None)
 
 
-def _from_folder(
-    root: Path,
-    names: Sequence[str] | None,
-    train_limit: int | None,
-    test_limit: int | None,
-    size: int | None,
-    cache: bool,
-) -> tuple[Split, Split, tuple[str, ...], str]:
+def _listed(
+    root: Path, names: Sequence[str] | None, train_limit: int | None, test_limit: int | None
+) -> tuple[tuple[str, ...], list[Files]]:
+    """Return the classes of a folder, and the image files of either part."""
     test = test_part(root)
     if test is None:
         there = "is there" if root.is_dir() else "is no folder"
@@ -126,13 +134,37 @@ def _from_folder(
     for part, (name, value) in zip((root / TRAIN, test), limits, strict=True):
         found = list_images(part, classes=names)
         parts.append(found[: limit(name, value, len(found))])
-    count, labels = len(parts[0]), torch.tensor([label for part in parts for _, label in part])
-    paths = [path for part in parts for path, _ in part]
-    content = decoded(paths, root, digest_of=count, size=size, cache=cache)
-    train, rest = (
-        Split(content.images[part], labels[part]) for part in (slice(count), slice(count, None))
-    )
-    return train, rest, names, file_digest(content.digest, train.labels, len(names), size)
+    return names, parts
+
+
+def _read(
+    root: Path, train: Files, test: Files, size: int | None, validation: int, *, cache: bool
+) -> tuple[Split, Split | None, Split, str]:
+    """Return the images to train on, to hold out and to test on, and the digest of their files."""
+    paths, labels = _columns([*train, *test])
+    content = decoded(paths, root, digest_of=len(train), size=size, cache=cache)
+    whole, count = Split(content.images, labels), len(train)
+    kept, held_out = hold_out(whole.first(count), validation)
+    return kept, held_out, Split(whole.images[count:], labels[count:]), content.digest
+
+
+def _mapped(
+    root: Path, train: Files, test: Files, size: int | None, validation: int
+) -> tuple[Split, Split | None, Split, str]:
+    """Do the same with a file that holds each of the three in one piece, so that none is copied."""
+    paths, labels = _columns([*train, *test])
+    kept, held_out = hold_out_rows(labels[: len(train)], validation)
+    order = torch.cat([kept, held_out, torch.arange(len(train), len(paths))])
+    places = order.argsort().tolist() if validation else None
+    content = decoded_on_disk(paths, root, digest_of=len(train), size=size, places=places)
+    sizes = [len(kept), len(held_out), len(test)]
+    images, labels = content.images.split(sizes), labels[order].split(sizes)
+    first, second, third = zip(images, labels, strict=True)
+    return Split(*first), Split(*second) if validation else None, Split(*third), content.digest
+
+
+def _columns(files: Files) -> tuple[list[Path], Tensor]:
+    return [path for path, _ in files], torch.tensor([label for _, label in files])
 
 
 def _from_arrays(

@@ -49,8 +49,8 @@ def load_data(config: DataConfig) -> Data:
         "validation": config.validation,
     }
     if config.own:
-        more = {"size": config.size, "class_names": config.class_names, "cache": config.cache}
-        data = datasets.own(config.name, **options, **more)
+        options |= {"size": config.size, "class_names": config.class_names, "cache": config.cache}
+        data = datasets.own(config.name, **options, on_disk=config.placement == "disk")
     else:
         options |= {"folder": config.folder, "download": config.download, "cache": config.cache}
         known = datasets.options_of(config.name)
@@ -61,6 +61,8 @@ def load_data(config: DataConfig) -> Data:
             f"{config.digest[:12]}), got others ({(data.digest or 'none')[:12]}). Restore them, or "
             "drop data.digest and train into another --output."
         )
+    kept = "host" if config.placement == "disk" else config.placement
+    data = replace(data, placement=kept)
     if config.augmentation == "auto":
         return data
     return replace(data, augmentation=_AUGMENTATIONS[config.augmentation])

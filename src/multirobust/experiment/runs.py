@@ -39,7 +39,7 @@ MODEL, DEFENSE = "model.safetensors", "defense.safetensors"
 
 NOT_IDENTITY = {
     "": {"name", "summary", "defenses", "seeds", "evaluation"},
-    "data": {"folder", "download", "test_limit", "unlabeled", "cache"},
+    "data": {"folder", "download", "test_limit", "unlabeled", "cache", "placement"},
     "training": {
         "accumulate",
         "checkpoint_seconds",

@@ -14,6 +14,7 @@ from torch import nn
 from multirobust.errors import lookup_error
 from multirobust.models import small_cnn as _small_cnn
 from multirobust.models.base import Builder, Classifier
+from multirobust.models.folding import Folded
 from multirobust.models.noise_generator import NoiseGenerator
 from multirobust.models.normalization import Normalize
 from multirobust.models.preact_resnet import BasicBlock, Bottleneck, preact_resnet
@@ -23,6 +24,7 @@ __all__ = [
     "MODELS",
     "Builder",
     "Classifier",
+    "Folded",
     "NoiseGenerator",
     "Normalize",
     "build",

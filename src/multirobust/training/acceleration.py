@@ -1,4 +1,4 @@
-"""What makes a step faster without changing what it computes: compiled passes and replayed work."""
+"""What makes a step faster without changing what it computes: passes compiled, folded, replayed."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from multirobust.config import TrainingConfig
 from multirobust.data import Batch
 from multirobust.defenses import Defense, Loss
 from multirobust.errors import InputError
+from multirobust.models.folding import Folded
 from multirobust.ranks import ranks
 from multirobust.threats import Threat, Transformation
 from multirobust.training.replay import Replays, mapped
@@ -119,7 +120,7 @@ def replay_attacks(defense: nn.Module, replays: Replays) -> None:
 
 @final
 class Acceleration:
-    """How a training computes its steps: plain, compiled or replayed.
+    """How a training computes its steps: plain, compiled or replayed, attacks also folded.
 
     Replaying is for one process that takes its batches in one round; with several, or several
     rounds, everything is run.
@@ -131,7 +132,7 @@ class Acceleration:
         runtime: Gives the device.
 
     Raises:
-        InputError: If several processes are to compile.
+        InputError: If several processes are to compile, or passes to be compiled and folded.
     """
 
     def __init__(
@@ -142,16 +143,29 @@ class Acceleration:
                 f"training.compile: it must be false with several devices, got {ranks()} of them; "
                 "compiled passes would not average their gradients."
             )
+        if config.compile and config.fold_batch_norm:
+            raise InputError(
+                "training.fold_batch_norm: it must be false with training.compile, which fuses the "
+                "same operations, got both; drop one."
+            )
         self._classifier = model
         self._defense = defense
         compiled = Compiled(model, config.batch_size) if config.compile else None
         self.model: nn.Module = compiled or model
-        self.meter = PassMeter(model, *([compiled] if compiled else []))
+        self._folded = Folded(model) if config.fold_batch_norm else None
+        self.meter = PassMeter(model, *filter(None, (compiled, self._folded)))
         alone = ranks() == 1 and config.accumulate == 1
         self.replays = Replays(runtime.device, self.meter, enabled=config.replay and alone)
         if self.replays.enabled:
             replay_attacks(defense, self.replays)
             defense.run = self.replays
+
+    def attacked(self) -> nn.Module:
+        """Return what attacks pass: the model, or its folded copy with the weights of now."""
+        if self._folded is None:
+            return self.model
+        self._folded.refresh()
+        return self._folded
 
     def of(self, wrapped: nn.Module) -> nn.Module:
         """Return what the loss is computed with: the compiled model, or the one that is wrapped."""

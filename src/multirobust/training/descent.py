@@ -41,7 +41,7 @@ class Descent:
 
     def views(self, share: Share, *, lr: float) -> Any:
         """Craft the views of this rank's images, and adapt to them."""
-        model, fast, defense = self.job.model, self.faster.model, self.defense
+        model, fast, defense = self.job.model, self.faster.attacked(), self.defense
         with self.runtime.autocast():
             with attacking(model, self.job.batch_norm):
                 crafted = [defense.craft(fast, b, generator=share.source(b)) for b in share.rounds]

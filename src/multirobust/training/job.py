@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import nn
 
 from multirobust.attacks import Attack
 from multirobust.config import TrainingConfig
 from multirobust.config.sections import merged
-from multirobust.data import Data
+from multirobust.data import Data, Loader
 from multirobust.defenses import Defense
 from multirobust.errors import InputError
 from multirobust.training.run_folder import difference, plain
@@ -53,6 +54,19 @@ class Job:
     attacks: Mapping[str, Attack] = field(default_factory=dict)
     start: str | None = None
     writes: bool = True
+
+    def loader(self, device: torch.device) -> Loader:
+        """Return the batches to train on, made on a device."""
+        data = self.data
+        return Loader(
+            data.train,
+            batch_size=self.config.batch_size,
+            seed=self.seed,
+            augmentation=data.augmentation,
+            device=device,
+            unlabeled=data.unlabeled,
+            placement=data.placement,
+        )
 
     def identity(self) -> dict[str, Any]:
         """Everything that a checkpoint must agree with."""

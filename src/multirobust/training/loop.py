@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from multirobust.data import Batch, Loader
+from multirobust.data import Batch
 from multirobust.defenses.restoring import load_optimizer
 from multirobust.errors import CheckpointError, Interrupted, TrainingError
 from multirobust.ranks import agreed
@@ -52,14 +52,7 @@ class Loop:
             weight_decay=config.weight_decay,
         )
         self.wrapped, self.stepper = self.runtime.set_up(job.model, self.sgd)
-        self.loader = Loader(
-            job.data.train,
-            batch_size=config.batch_size,
-            seed=job.seed,
-            augmentation=job.data.augmentation,
-            device=self.runtime.device,
-            unlabeled=job.data.unlabeled,
-        )
+        self.loader = job.loader(self.runtime.device)
         self.steps = config.epochs * len(self.loader)
         self.schedule = Triangular(self.steps, config.peak_lr, config.peak_at)
         self.faster = Acceleration(job.model, self.defense, config, self.runtime)
@@ -103,9 +96,8 @@ class Loop:
         config = self.job.config
         self._tick = saved = time.monotonic()
         self._reported = self.step, self.seen, self.seconds
-        first, start = divmod(self.step, len(self.loader))
-        for epoch in range(first, config.epochs):
-            for batch in self.loader.epoch(epoch, start if epoch == first else 0):
+        with contextlib.closing(self._batches()) as batches:
+            for epoch, batch in batches:
                 self._train_step(self.runtime.batch(batch))
                 at_end = self.step % len(self.loader) == 0
                 if self.averages.steps == config.log_steps or at_end:
@@ -119,6 +111,14 @@ class Loop:
                     saved = time.monotonic()
                 if stopping:
                     raise Interrupted(self._how_to_go_on())
+
+    def _batches(self) -> Generator[tuple[int, Batch], None, None]:
+        """Return the batches that are left, each with its epoch."""
+        first, start = divmod(self.step, len(self.loader))
+        for epoch in range(first, self.job.config.epochs):
+            with contextlib.closing(self.loader.epoch(epoch, start)) as batches:
+                yield from ((epoch, batch) for batch in batches)
+            start = 0
 
     def _train_step(self, batch: Batch) -> None:
         """One step of any defense: craft, adapt, minimize."""

@@ -117,6 +117,11 @@ def fit(
         if config.select == "union":
             start.check_unseen(data)
     _check(model, data)
+    if config.fold_batch_norm and batch_norm != "running":
+        raise InputError(
+            "training.fold_batch_norm: running statistics can be folded, those of a batch cannot, "
+            f"got batch_norm {batch_norm!r}; pass batch_norm='running', or drop it."
+        )
     launch = launched()
     writer = launch is None or launch.rank == 0
     job = Job(
