@@ -9,7 +9,9 @@ from torch import nn
 from linear_oracles import HalfSpace, network, random_images, random_tensor
 from multirobust.attacks import (
     DLR,
+    CrossEntropy,
     LockstepAPGD,
+    Margin,
     MixedAPGD,
     PassMeter,
     Projected,
@@ -17,7 +19,7 @@ from multirobust.attacks import (
     TargetedDLR,
     attacking,
 )
-from multirobust.attacks.mixed_apgd import Group, ask, run
+from multirobust.attacks.lockstep_groups import Group, ask, run
 from multirobust.errors import InputError
 from multirobust.threats import L1, L2, Allotment, Linf
 
@@ -166,7 +168,35 @@ def test_a_run_goes_on_from_any_step():
             (answer,) = ask(model, [group])
             group = group.moved(answer, step)
         (found,) = run(model, [group], done=2)
-    assert torch.equal(found, attack(model, x, y))
+    assert torch.equal(found.images, attack(model, x, y))
+
+
+def test_a_search_knows_margin_and_loss_of_its_images_without_another_pass():
+    model, (x, y) = network(2).eval(), batch(classes=4)
+    rotation = Projected(SpatialRandom(radius=30.0, draws=4), L2(0.8))
+    for mixed, more in ((MixedAPGD(attacks()), 0), (MixedAPGD((*attacks()[:2], rotation)), 1)):
+        allotment = Allotment.of(GROUPS, 3)
+        with PassMeter(model) as meter:
+            found = mixed.search(model, x, y, allotment)
+        with PassMeter(model) as plain:
+            images = mixed(model, x, y, allotment)
+        assert meter.forwards == plain.forwards + more * GROUPS.count(2)
+        assert torch.equal(found.images, images)
+        with torch.no_grad():
+            logits = model(images)
+        torch.testing.assert_close(found.loss, CrossEntropy().of(logits, y, y))
+        torch.testing.assert_close(found.margin, Margin().of(logits, y, y))
+
+
+def test_the_first_answer_can_be_given_and_saves_a_pass():
+    model, (x, y) = smooth_network(), batch(classes=4)
+    allotment, mixed = Allotment.of(GROUPS, 3), MixedAPGD(attacks())
+    with attacking(model), torch.no_grad():
+        (first,) = ask(model, [Group.at(attacks()[0], model, x, y)])
+    with PassMeter(model) as meter:
+        found = mixed(model, x, y, allotment, first=first)
+    assert (meter.forwards, meter.backwards) == (len(x) * 7, len(x) * 6)
+    assert torch.equal(found, mixed(model, x, y, allotment))
 
 
 @pytest.mark.parametrize(

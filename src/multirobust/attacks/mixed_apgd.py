@@ -2,88 +2,22 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import NamedTuple, final
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import final
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from multirobust.attacks.base import Attack, attacking, check_batch, input_gradient
-from multirobust.attacks.engine import State
+from multirobust.attacks.base import Attack, attacking, check_batch
 from multirobust.attacks.lockstep_apgd import LockstepAPGD
+from multirobust.attacks.lockstep_groups import Answer, Found, Group, alone, run
 from multirobust.errors import InputError
 from multirobust.threats import Allotment, Threat
 from multirobust.threats.projection import work_dtype
-from multirobust.types import Images, Labels, Logits
+from multirobust.types import Images, Labels
 
-__all__ = ["Answer", "Group", "MixedAPGD", "ask", "run"]
-
-LossOfLogits = Callable[[Tensor], Tensor]
-
-
-class Answer(NamedTuple):
-    """What the model said about the iterates of a group.
-
-    Args:
-        gradient: Of the loss by the iterates, (b, c, h, w).
-        loss: That the attack raises, (b,).
-        logits: Shape (b, k).
-    """
-
-    gradient: Images
-    loss: Tensor
-    logits: Logits
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class Group:
-    """Images on their way under one attack.
-
-    Args:
-        attack: The attack.
-        loss: Its objective, bound to these images.
-        state: Of the images, as `LockstepAPGD.begin` returns it.
-    """
-
-    attack: LockstepAPGD
-    loss: LossOfLogits
-    state: State
-
-    @classmethod
-    def at(
-        cls,
-        attack: LockstepAPGD,
-        model: nn.Module,
-        x: Images,
-        y: Labels,
-        start: Images | None = None,
-    ) -> Group:
-        """Return a group before its first step; a start is projected onto the threat."""
-        if start is not None:
-            start = attack.threat.project(start.detach(), x)
-        return cls(attack, attack.objective.bind(model, x, y), attack.begin(x, y, start))
-
-    def moved(self, answer: Answer, step: int) -> Group:
-        """Return the group after a step, see `LockstepAPGD.advance`."""
-        state = self.attack.advance(self.state, answer.gradient, answer.loss, step)
-        return replace(self, state=state)
-
-
-def ask(model: nn.Module, groups: Sequence[Group]) -> list[Answer]:
-    """Ask the model about the iterates of all groups: one forward-backward pass for all of them."""
-    sizes = [len(group.state["y"]) for group in groups]
-
-    def losses(logits: Tensor) -> Tensor:
-        pairs = zip(groups, logits.split(sizes), strict=True)
-        return _together([group.loss(part) for group, part in pairs])
-
-    iterates = _together([group.state["iterate"] for group in groups])
-    gradient, logits = input_gradient(model, iterates, losses)
-    parts = (tensor.split(sizes) for tensor in (gradient, losses(logits), logits))
-    return list(itertools.starmap(Answer, zip(*parts, strict=True)))
+__all__ = ["MixedAPGD"]
 
 
 @final
@@ -146,6 +80,7 @@ class MixedAPGD:
         allotment: Allotment,
         *,
         start: Images | None = None,
+        first: Answer | None = None,
         generator: torch.Generator | None = None,
     ) -> Images:
         """Return adversarial images of the shape of x, detached; x and the model stay as they are.
@@ -157,11 +92,51 @@ class MixedAPGD:
             allotment: Which attack each image gets, by its place in `attacks`.
             start: Where each image starts, (b, c, h, w), projected onto its threat; None starts at
                 the clean images. Attacks of another kind do not look at it.
+            first: What the model said about the clean images, if it was asked before, by a loss
+                that all these attacks share; saves a forward-backward pass.
             generator: For attacks of another kind, see `Attack.__call__`.
 
         Raises:
             InputError: If the allotment is not one of these images to these attacks.
         """
+
+        def taken(attack: Attack, x: Images, y: Labels) -> Found:
+            images = attack(model, x, y, generator=generator).to(x.dtype)
+            return Found(images, *x.new_full((2, len(x)), torch.nan))
+
+        return self._found(taken, model, x, y, allotment, start, first).images
+
+    def search(
+        self,
+        model: nn.Module,
+        x: Images,
+        y: Labels,
+        allotment: Allotment,
+        *,
+        start: Images | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Found:
+        """Return adversarial images as `__call__` does, and how the model does on them.
+
+        That costs nothing but for attacks of another kind, whose images pass the model once more.
+        """
+
+        def taken(attack: Attack, x: Images, y: Labels) -> Found:
+            return alone(attack, model, x, y, generator=generator)
+
+        return self._found(taken, model, x, y, allotment, start, None)
+
+    def _found(
+        self,
+        taken: Callable[[Attack, Images, Labels], Found],
+        model: nn.Module,
+        x: Images,
+        y: Labels,
+        allotment: Allotment,
+        start: Images | None,
+        first: Answer | None,
+    ) -> Found:
+        """Run those that share passes, and let the others be taken by a function."""
         check_batch(x, y)
         if (len(allotment.groups), allotment.count) != (len(x), len(self.attacks)):
             raise InputError(
@@ -169,16 +144,20 @@ class MixedAPGD:
                 f"of {len(allotment.groups)} to {allotment.count}."
             )
         x = x.detach().to(work_dtype(x))
-        found: dict[int, Tensor] = {}
         with attacking(model), torch.no_grad():
             together = self._groups(model, x, y, allotment, start)
-            found |= zip(together, run(model, list(together.values())), strict=True)
-            parts = zip(allotment.parted(x), allotment.parted(y), strict=True)
-            for number, (images, labels) in enumerate(parts):
+            if first is not None:
+                parts = zip(*(allotment.parted(part) for part in first), strict=True)
+                said = [Answer(*part) for part in parts]
+                together = {k: group.moved(said[k], 0) for k, group in together.items()}
+            done = run(model, list(together.values()), done=int(first is not None))
+            found = dict(zip(together, done, strict=True))
+            rows = zip(self.attacks, allotment.parted(x), allotment.parted(y), strict=True)
+            for number, (attack, images, labels) in enumerate(rows):
                 if len(images) and number not in found:
-                    other = self.attacks[number]
-                    found[number] = other(model, images, labels, generator=generator)
-        return allotment.merged([found[number].to(x.dtype) for number in sorted(found)])
+                    found[number] = taken(attack, images, labels)
+        columns = zip(*(found[number] for number in sorted(found)), strict=True)
+        return Found(*map(allotment.merged, columns))
 
     def _groups(
         self,
@@ -196,27 +175,3 @@ class MixedAPGD:
             for number, (attack, images, labels, begin) in enumerate(rows)
             if len(images) and isinstance(attack, LockstepAPGD)
         }
-
-
-def run(model: nn.Module, groups: Sequence[Group], *, done: int = 0) -> list[Images]:
-    """Take all remaining steps and return the strongest images of each group.
-
-    Args:
-        model: The model, lent to an attack.
-        groups: With the same number of steps.
-        done: Steps that the groups have taken.
-    """
-    if not groups:
-        return []
-    for step in range(done, groups[0].attack.steps):
-        answers = ask(model, groups)
-        pairs = zip(groups, answers, strict=True)
-        groups = [group.moved(answer, step) for group, answer in pairs]
-    logits = model(_together([group.state["iterate"] for group in groups]))
-    last = zip(groups, logits.split([len(group.state["y"]) for group in groups]), strict=True)
-    return [group.attack.strongest(group.state, group.loss(part)) for group, part in last]
-
-
-def _together(parts: list[Tensor]) -> Tensor:
-    """Return the rows of all parts; those of a single one as they are."""
-    return parts[0] if len(parts) == 1 else torch.cat(parts)

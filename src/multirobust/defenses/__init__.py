@@ -14,6 +14,7 @@ from multirobust.defenses.consistency import (
     jensen_shannon,
 )
 from multirobust.defenses.learned_noise import ANT, MNGAC
+from multirobust.defenses.mixed import MixedTraining
 from multirobust.defenses.ramp import RAMP, PairedViews, logit_pairing, mixed_update
 from multirobust.defenses.table import DEFENSES, NEEDS_UNLABELED, build
 
@@ -30,6 +31,7 @@ __all__ = [
     "ConsistencyViews",
     "Defense",
     "Loss",
+    "MixedTraining",
     "PairedViews",
     "Standard",
     "build",

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from multirobust.attacks import Sampler, attacking
+from multirobust.attacks.choosing import MixedSampler
 from multirobust.data import Batch
-from multirobust.defenses.base import Defense, Loss, cross_entropy
+from multirobust.defenses.base import Defense, Loss, cross_entropy, run_directly
 from multirobust.defenses.consistency import (
     ConsistencyViews,
     Forward,
@@ -25,7 +26,7 @@ from multirobust.errors import InputError
 from multirobust.metagrad import call_with, meta_gradient
 from multirobust.models import NoiseGenerator
 from multirobust.ranks import Part
-from multirobust.threats import L2, Threat
+from multirobust.threats import L2, MixedThreat, Threat
 
 __all__ = ["ANT", "MNGAC"]
 
@@ -66,7 +67,7 @@ class MNGAC(Defense[ConsistencyViews]):
     neither the classifier nor its running statistics.
 
     Args:
-        sampler: Draws the attack of each batch; each attack has one threat.
+        sampler: Draws the attack of each batch, or of each image; each attack has one threat.
         noise: The generator g.
         beta: Weight of the consistency loss.
         forward: See `consistency_loss`.
@@ -83,7 +84,7 @@ class MNGAC(Defense[ConsistencyViews]):
 
     def __init__(
         self,
-        sampler: Sampler,
+        sampler: Sampler | MixedSampler,
         noise: NoiseGenerator,
         *,
         beta: float = 12.0,
@@ -115,8 +116,7 @@ class MNGAC(Defense[ConsistencyViews]):
         self, model: nn.Module, batch: Batch, *, generator: torch.Generator | None = None
     ) -> ConsistencyViews:
         """Return adversarial images; the augmented ones follow in `adapt`. See `Defense.craft`."""
-        x_adv, threat = draw_adversarial(self.sampler, model, batch, generator)
-        return ConsistencyViews(x_adv, batch.x, threat)
+        return draw_adversarial(self.sampler, model, batch, generator)
 
     def adapt(
         self,
@@ -134,23 +134,26 @@ class MNGAC(Defense[ConsistencyViews]):
         """
         generator = generator or torch.Generator(batch.x.device).manual_seed(0)
         threat, terms = views.threat, {}
+        mixed = isinstance(threat, MixedThreat)
+        # Group sizes change from step to step: there is nothing that repeats.
+        run = run_directly if mixed else self.run
         if self.steps % self.meta_every == 0:
             count = max(round(self.meta_share * len(batch.x)), min(2, len(batch.x)))
             rate = torch.full((), lr, dtype=batch.x.dtype, device=batch.x.device)
             inputs = (batch.x[:count], batch.y[:count], views.x_adv[:count], rate)
-            work = functools.partial(self._gradients, model, threat, batch.place)
-            gradients, terms = self.run(("meta", threat), work, inputs, generator)
+            seen = threat.rows(0, count) if mixed else threat
+            work = functools.partial(self._gradients, model, seen, batch.place)
+            gradients, terms = run(("meta", seen), work, inputs, generator)
             self._learner.step(batch.place.summed(gradients), lr)
         self.steps += 1
         work = functools.partial(self._augmented, threat)
-        return replace(
-            views, x_aug=self.run(("noise", threat), work, (batch.x,), generator), terms=terms
-        )
+        x_aug = run(("noise", threat), work, (batch.x,), generator)
+        return replace(views, x_aug=x_aug, terms=terms)
 
     def _gradients(
         self,
         model: nn.Module,
-        threat: Threat,
+        threat: Threat | MixedThreat,
         place: Part,
         x: Tensor,
         y: Tensor,
@@ -167,11 +170,15 @@ class MNGAC(Defense[ConsistencyViews]):
         gradients = torch.autograd.grad(noise, self._learner.parameters, noise_gradient)
         return gradients, {"live_gradient": (noise_gradient != 0).float().mean()}
 
-    def _augmented(self, threat: Threat, x: Tensor, *, generator: torch.Generator | None) -> Tensor:
+    def _augmented(
+        self, threat: Threat | MixedThreat, x: Tensor, *, generator: torch.Generator | None
+    ) -> Tensor:
         return self.augment(x, threat, generator)
 
     @torch.no_grad()
-    def augment(self, x: Tensor, threat: Threat, generator: torch.Generator | None) -> Tensor:
+    def augment(
+        self, x: Tensor, threat: Threat | MixedThreat, generator: torch.Generator | None
+    ) -> Tensor:
         """Return proj(x + g(z, x)) for fresh z (Eq. 6), without gradient."""
         return threat.project(x + self.noise(self.noise.draw(x, generator), x), x)
 
@@ -201,7 +208,8 @@ class MNGAC(Defense[ConsistencyViews]):
 
     def loss(self, model: nn.Module, batch: Batch, views: ConsistencyViews) -> Loss:
         """See `Defense.loss`."""
-        return consistency_loss(model, batch, views, beta=self.beta, forward=self.forward_mode)
+        how: dict[str, Any] = {"beta": self.beta, "forward": self.forward_mode}
+        return consistency_loss(model, batch, views, sampler=self.sampler, **how)
 
     def get_extra_state(self) -> dict[str, Any]:
         """Return the state of the generator's optimizer, and the steps taken."""

@@ -21,6 +21,7 @@ from multirobust.attacks import (
     attacks_from,
     threats_from,
 )
+from multirobust.attacks.choosing import MixedSampler, mixed_attacks, sampler_from
 from multirobust.config import DefenseConfig, Recipe, TrainingConfig
 from multirobust.config.defense import Norm
 from multirobust.defenses.adversarial import (
@@ -32,6 +33,7 @@ from multirobust.defenses.adversarial import (
 from multirobust.defenses.base import Defense
 from multirobust.defenses.consistency import ConsistencyTraining
 from multirobust.defenses.learned_noise import ANT, MNGAC
+from multirobust.defenses.mixed import MixedTraining
 from multirobust.defenses.ramp import RAMP
 from multirobust.errors import lookup_error
 from multirobust.models import NoiseGenerator
@@ -94,6 +96,13 @@ class Ingredients:
         """A fresh uniform sampler over the set."""
         return UniformSampler(self.attacks(), seed=self.seed)
 
+    def mixed_sampler(self) -> MixedSampler:
+        """A fresh sampler that chooses the attack of each image."""
+        attacks = mixed_attacks(self.config, self.threats)
+        if self.config.sampler_spatial:
+            attacks = (*attacks, self.spatial_attack())
+        return sampler_from(self.config, attacks, seed=self.seed)
+
     def noise(self) -> NoiseGenerator:
         """A fresh noise generator."""
         return NoiseGenerator(self.channels, conditioning=self.config.conditioning, seed=self.seed)
@@ -125,7 +134,7 @@ def _sat_ac(parts: Ingredients) -> Defense:
     )
 
 
-def _mng_ac(parts: Ingredients, sampler: Sampler | None = None) -> Defense:
+def _mng_ac(parts: Ingredients, sampler: Sampler | MixedSampler | None = None) -> Defense:
     """MNG-AC; with pseudo-labeled data Table 2.
 
     The labeled and the unlabeled images of a batch come mixed from the loader; the pseudo-labels
@@ -223,6 +232,8 @@ DEFENSES: dict[str, Callable[[Ingredients], Defense]] = {
     "mng_ac_rst": _mng_ac,
     "e_at": _e_at,
     "ramp": _ramp,
+    "sat_mixed": lambda parts: MixedTraining(parts.mixed_sampler()),
+    "mng_ac_mixed": lambda parts: _mng_ac(parts, parts.mixed_sampler()),
 }
 
 

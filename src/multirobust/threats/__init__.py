@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from multirobust.threats.balls import L1, L2, Linf
 from multirobust.threats.base import Threat
+from multirobust.threats.maxima import linear_gain
 from multirobust.threats.mixed import Allotment, MixedThreat
 from multirobust.threats.presets import THREAT_PRESETS, threats_for
 from multirobust.threats.projection import project_l1, project_l2, project_linf
@@ -18,6 +19,7 @@ __all__ = [
     "MixedThreat",
     "Threat",
     "Transformation",
+    "linear_gain",
     "project_l1",
     "project_l2",
     "project_linf",
