@@ -28,8 +28,9 @@ class Found(NamedTuple):
 
     Args:
         images: Shape (b, c, h, w).
-        margin: Greatest wrong logit minus the true one, (b,): positive where the model errs.
-        loss: Cross-entropy, (b,).
+        margin: Greatest wrong logit minus the true one, (b,): positive where the model errs. NaN
+            where nobody asked.
+        loss: Cross-entropy, (b,), or NaN as well.
     """
 
     images: Images
@@ -60,13 +61,13 @@ class Group:
         attack: The attack.
         loss: Its objective, bound to these images.
         state: Of the images, as `LockstepAPGD.begin` returns it.
-        scores: Margin and cross-entropy of the strongest iterates so far, (2, b).
+        scores: Margin and cross-entropy of the strongest iterates so far, (2, b), if wanted.
     """
 
     attack: LockstepAPGD
     loss: LossOfLogits
     state: State
-    scores: Tensor
+    scores: Tensor | None
 
     @classmethod
     def at(
@@ -76,11 +77,13 @@ class Group:
         x: Images,
         y: Labels,
         start: Images | None = None,
+        *,
+        scored: bool = True,
     ) -> Group:
         """Return a group before its first step; a start is projected onto the threat."""
         if start is not None:
             start = attack.threat.project(start.detach(), x)
-        scores = x.new_full((2, len(x)), -torch.inf)
+        scores = x.new_full((2, len(x)), -torch.inf) if scored else None
         loss = attack.objective.bind(model, x, y)
         return cls(attack, loss, attack.begin(x, y, start), scores)
 
@@ -95,7 +98,10 @@ class Group:
         loss = self.loss(logits)
         better = loss.nan_to_num(nan=-torch.inf) > self.state["best_loss"]
         images = self.attack.strongest(self.state, loss)
-        return Found(images, *self._scores(logits, better).unbind())
+        scores = self._scores(logits, better)
+        if scores is None:
+            scores = torch.full_like(loss, torch.nan).expand(2, -1)
+        return Found(images, *scores.to(images.dtype).unbind())
 
     def rows(self, index: Tensor) -> Group:
         """Return the group of some of its images, whose loss must not look at the clean ones."""
@@ -107,9 +113,12 @@ class Group:
                 f"label, such as CrossEntropy or DLR, got {loss!r}."
             )
         bound = functools.partial(_of_logits, loss, state["y"])
-        return replace(self, loss=bound, state=state, scores=self.scores.index_select(1, index))
+        scores = None if self.scores is None else self.scores.index_select(1, index)
+        return replace(self, loss=bound, state=state, scores=scores)
 
-    def _scores(self, logits: Logits, better: Tensor) -> Tensor:
+    def _scores(self, logits: Logits, better: Tensor) -> Tensor | None:
+        if self.scores is None:
+            return None
         y = self.state["y"]
         new = torch.stack([score.of(logits, y, y) for score in (Margin(), CrossEntropy())])
         return torch.where(better, new.to(self.scores.dtype), self.scores)

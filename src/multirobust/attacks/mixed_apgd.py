@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import final
@@ -104,7 +105,8 @@ class MixedAPGD:
             images = attack(model, x, y, generator=generator).to(x.dtype)
             return Found(images, *x.new_full((2, len(x)), torch.nan))
 
-        return self._found(taken, model, x, y, allotment, start, first).images
+        begun = functools.partial(Group.at, scored=False)
+        return self._found(begun, taken, model, x, y, allotment, start, first).images
 
     def search(
         self,
@@ -124,10 +126,11 @@ class MixedAPGD:
         def taken(attack: Attack, x: Images, y: Labels) -> Found:
             return alone(attack, model, x, y, generator=generator)
 
-        return self._found(taken, model, x, y, allotment, start, None)
+        return self._found(Group.at, taken, model, x, y, allotment, start, None)
 
     def _found(
         self,
+        begun: Callable[..., Group],
         taken: Callable[[Attack, Images, Labels], Found],
         model: nn.Module,
         x: Images,
@@ -136,7 +139,7 @@ class MixedAPGD:
         start: Images | None,
         first: Answer | None,
     ) -> Found:
-        """Run those that share passes, and let the others be taken by a function."""
+        """Run those that share passes, begun by a function, and let another take the others."""
         check_batch(x, y)
         if (len(allotment.groups), allotment.count) != (len(x), len(self.attacks)):
             raise InputError(
@@ -145,7 +148,7 @@ class MixedAPGD:
             )
         x = x.detach().to(work_dtype(x))
         with attacking(model), torch.no_grad():
-            together = self._groups(model, x, y, allotment, start)
+            together = self._groups(begun, model, x, y, allotment, start)
             if first is not None:
                 parts = zip(*(allotment.parted(part) for part in first), strict=True)
                 said = [Answer(*part) for part in parts]
@@ -161,6 +164,7 @@ class MixedAPGD:
 
     def _groups(
         self,
+        begun: Callable[..., Group],
         model: nn.Module,
         x: Images,
         y: Labels,
@@ -171,7 +175,7 @@ class MixedAPGD:
         starts = [None] * allotment.count if start is None else allotment.parted(start)
         rows = zip(self.attacks, allotment.parted(x), allotment.parted(y), starts, strict=True)
         return {
-            number: Group.at(attack, model, images, labels, begin)
+            number: begun(attack, model, images, labels, begin)
             for number, (attack, images, labels, begin) in enumerate(rows)
             if len(images) and isinstance(attack, LockstepAPGD)
         }

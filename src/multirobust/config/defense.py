@@ -67,7 +67,7 @@ class DefenseConfig(Section):
         sampler_objectives: The losses that it chooses from: "cross_entropy" and "dlr".
         sampler_spatial: Whether the spatial attack of `mng_ac_spatial` is one more to choose.
         sampler_floor: Share of the images, or of the quotas, that stays uniform.
-        sampler_rate: Of "error": share of the newest batch in the running errors; None, the rule
+        sampler_rate: Of "error": share of the newest batch in the running errors; "run", the rule
             of E-AT, averages over the whole run.
         sampler_power: Of "error": exponent of the running errors; 1 is the rule of E-AT.
         sampler_importance: Whether the loss of an image is weighted by 1 / (k p), p the probability
@@ -119,7 +119,7 @@ class DefenseConfig(Section):
     ] = ("cross_entropy",)
     sampler_spatial: Annotated[bool, Field(strict=True)] = False
     sampler_floor: _Share = 0.15
-    sampler_rate: _Rate | None = 0.05
+    sampler_rate: _Rate | Literal["run"] = 0.05
     sampler_power: NonNegative = 2.0
     sampler_importance: Annotated[bool, Field(strict=True)] = False
     sampler_quotas: Literal["stratified", "error", "shapley", "hedge", "ucb", "none"] = "shapley"

@@ -66,8 +66,8 @@ def sampler_from(
 
 
 def _error(config: DefenseConfig, count: int) -> Shares:
-    floor, power = config.sampler_floor, config.sampler_power
-    return ErrorShares(count, rate=config.sampler_rate, power=power, floor=floor)
+    rate = None if config.sampler_rate == "run" else config.sampler_rate
+    return ErrorShares(count, rate=rate, power=config.sampler_power, floor=config.sampler_floor)
 
 
 def _shapley(config: DefenseConfig, count: int) -> Shares:

@@ -94,7 +94,7 @@ class Race(MixedSampler):
         x = x.detach().to(work_dtype(x))
         with attacking(model), torch.no_grad():
             runners = self._laps(model, x, y, start, generator)
-            losses = [r.scores[1] if isinstance(r, Group) else r.loss for r in runners]
+            losses = [_reached(runner) for runner in runners]
             values = torch.stack(losses, dim=1).nan_to_num(nan=0.0, posinf=1e6, neginf=-1e6)
             allotment = self._assigned(values, place, explore=0.0, by_quota=self.by_quota)
             x_adv = self._finished(model, runners, allotment)
@@ -145,3 +145,11 @@ class Race(MixedSampler):
                 own = isinstance(runner, Group)
                 parts.append(next(found).images if own else runner.images[index])
         return allotment.merged(parts)
+
+
+def _reached(runner: Group | Found) -> Tensor:
+    """Return the cross-entropy of the strongest image so far, (b,)."""
+    if isinstance(runner, Found):
+        return runner.loss
+    assert runner.scores is not None
+    return runner.scores[1]
