@@ -47,13 +47,14 @@ TRAINING_PASSES = {
     "mng_ac": 5,
     "mng_ac_rst": 5,
     "mng_ac_spatial": 5,
+    "mng_ac_mixed": 5,
 }
 """Passes that form weight gradients, where there is more than the one of the loss: TRADES has the
 clean and the adversarial images, `adv_avg` those of each norm, the consistency loss three views,
 `ramp` two views, the stronger of both once more, and its natural training;
 `mng_ac` has besides these the inner and the outer gradient of its look-ahead."""
 
-SECOND_ORDER_PASSES = {"mng_ac": 1, "mng_ac_rst": 1, "mng_ac_spatial": 1}
+SECOND_ORDER_PASSES = {"mng_ac": 1, "mng_ac_rst": 1, "mng_ac_spatial": 1, "mng_ac_mixed": 1}
 """Backward passes through a gradient: that of the inner gradient of the look-ahead, to the images.
 """
 

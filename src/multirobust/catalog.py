@@ -36,6 +36,8 @@ DEFENSES = {
     "mng_ac_rst": "mng_ac with pseudo-labeled data (Table 2)",
     "e_at": "the extreme norms, drawn by their robust errors (Croce and Hein 2022)",
     "ramp": "logit pairing of two norms, natural training mixed in (Jiang and Singh 2024)",
+    "sat_mixed": "SAT with Auto-PGD whose attack is chosen for each image (defense.sampler)",
+    "mng_ac_mixed": "mng_ac with Auto-PGD whose attack is chosen for each image (defense.sampler)",
 }
 
 ATTACKS = {

@@ -49,6 +49,8 @@ COUNTS = {
     "mng_ac_rst": (MEAN_STEPS + 2 + 3, MEAN_STEPS + 3 + 3),
     "e_at": (APGD + 1 + 1, APGD + 1),
     "ramp": (2 * (APGD + 1) + 3 + 1, 2 * APGD + 3 + 1),
+    "sat_mixed": (APGD + 1 + 1, APGD + 1),
+    "mng_ac_mixed": (APGD + 1 + 2 + 3, APGD + 3 + 3),
 }
 
 SHORT = "{ steps = 2, step_size = 0.1 }"

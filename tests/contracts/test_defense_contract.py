@@ -12,10 +12,12 @@ from torch import nn
 
 from linear_oracles import network, random_images
 from multirobust.attacks import PassMeter, attacking
+from multirobust.attacks.choosing import Chosen
 from multirobust.config import AttackConfig, DefenseConfig, NormAttack, Recipe, ThreatConfig
 from multirobust.data import Batch
 from multirobust.defenses import DEFENSES, NEEDS_UNLABELED, ConsistencyViews, PairedViews, build
 from multirobust.errors import InputError
+from multirobust.threats import MixedThreat
 
 T = 2
 RECIPE = Recipe(
@@ -38,7 +40,20 @@ OFFICIAL = RECIPE.model_copy(
 )
 LR = 0.05
 every_defense = pytest.mark.parametrize("name", DEFENSES)
+
+
+def sampling(sampler: str, **more) -> Recipe:
+    """The recipe with another choice of attacks; `apgd_steps` leaves room for a race."""
+    settings = {"sampler": sampler, "apgd_steps": T + 1, "shapley_every": 2, **more}
+    return RECIPE.model_copy(update={"defense": RECIPE.defense.model_copy(update=settings)})
+
+
+SAMPLERS = ("uniform", "error", "shapley", "hedge", "ucb", "router", "race", "cascade")
+MIXED = ("sat_mixed", "mng_ac_mixed")
 RESUMED = [(name, RECIPE) for name in DEFENSES] + [("mng_ac", OFFICIAL)]
+RESUMED += [("sat_mixed", sampling(sampler)) for sampler in SAMPLERS]
+RESUMED += [("mng_ac_mixed", sampling("router", sampler_quotas="error"))]
+RESUMED_IDS = [*DEFENSES, "mng_ac_official", *SAMPLERS, "mng_ac_mixed_router"]
 
 
 def batch(channels: int = 3, seed: int = 0) -> Batch:
@@ -147,7 +162,7 @@ def test_the_loss_on_one_batch_falls(name):
     assert sum(losses[-5:]) < 0.95 * sum(losses[:5]), losses
 
 
-@pytest.mark.parametrize(("name", "recipe"), RESUMED, ids=[*DEFENSES, "mng_ac_official"])
+@pytest.mark.parametrize(("name", "recipe"), RESUMED, ids=RESUMED_IDS)
 def test_a_saved_training_goes_on_bit_for_bit(name, recipe):
     training = Training(name, recipe)
     for seed in range(2):
@@ -178,6 +193,8 @@ def images_and_threats(name, defense, views):
         return [(views.x_adv, (views.threat,)), (views.x_aug, (views.threat,))]
     if name == "adv_avg":
         return [(view, attack.threats) for view, attack in zip(views, defense.attacks, strict=True)]
+    if isinstance(views, Chosen):
+        return [(views.x_adv, (MixedThreat(defense.sampler.engine.threats, views.allotment),))]
     if isinstance(views, PairedViews):
         images = (views.key, views.other)
         return [(v, attack.threats) for v, attack in zip(images, defense.attacks, strict=True)]
@@ -221,6 +238,8 @@ PASSES = {  # forward and backward passes of one step, in images of the batch
     "mng_ac_rst": (T + 2 + 3, T + 3 + 3),
     "e_at": (T + 1 + 1, T + 1),
     "ramp": (2 * (T + 1) + 3 + 1, 2 * T + 3 + 1),
+    "sat_mixed": (T + 1 + 1, T + 1),
+    "mng_ac_mixed": (T + 1 + 2 + 3, T + 3 + 3),
 }
 
 
@@ -231,6 +250,46 @@ def test_a_step_costs_the_passes_that_the_documentation_tells(name):
     with PassMeter(training.model) as meter:
         training.step(data, seed=0)
     assert (meter.forwards / len(data), meter.backwards / len(data)) == PASSES[name]
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("name", MIXED)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_each_image_lies_in_the_threat_that_was_chosen_for_it(name, sampler, seed):
+    defense = build(name, sampling(sampler), channels=3, seed=seed)
+    data = batch(seed=seed)
+    views = prepare(defense, network().train(), data, seed)
+    for images, (threat,) in images_and_threats(name, defense, views):
+        share = threat.distance(images.double(), data.x.double()) / threat.radius
+        assert (share <= 1 + 1e-6).all()
+        assert not torch.equal(images, data.x)
+
+
+EXTRA = {  # forward and backward passes of an image besides those of a drawn attack of T + 1 steps
+    "uniform": (0, 0),
+    "error": (0, 0),
+    "hedge": (0, 0),
+    "ucb": (0, 0),
+    "shapley": (3 * (T + 2), 3 * (T + 1)),
+    "router": (3 * (T + 2), 3 * (T + 1)),
+    "race": (3 * (T + 2) + 2, 3 * (T + 1) + 2),
+}
+
+
+@pytest.mark.parametrize("sampler", EXTRA)
+def test_a_step_of_a_sampler_costs_what_the_documentation_tells(sampler):
+    """In the first step all attacks are tried on all images, to learn their quotas."""
+    training, data = Training("sat_mixed", sampling(sampler)), batch()
+    extra = []
+    for seed in range(2):
+        with PassMeter(training.model) as meter:
+            training.step(data, seed)
+        forwards, backwards = meter.forwards / len(data), meter.backwards / len(data)
+        extra.append((forwards - (T + 3), backwards - (T + 2)))
+    laps = (2, 2) if sampler == "race" else (0, 0)
+    assert extra == [EXTRA[sampler], laps]
+    probed = tuple((a - b) * len(data) for a, b in zip(EXTRA[sampler], laps, strict=True))
+    assert training.defense.sampler.extra_passes == probed
 
 
 def test_a_drawn_spatial_attack_costs_no_backward_pass_and_at_most_its_draws():

@@ -18,12 +18,14 @@ from torch import nn
 from training_runs import all_options, leaves, small_digits, train
 
 from multirobust.attacks import PGD, ErrorSampler, PassMeter
+from multirobust.attacks.choosing import mixed_attacks, sampler_from
+from multirobust.config import DefenseConfig
 from multirobust.data import Batch
-from multirobust.defenses import AdversarialTraining
+from multirobust.defenses import AdversarialTraining, MixedTraining
 from multirobust.errors import InputError, Interrupted, TrainingError
 from multirobust.processes import Launch, launched
 from multirobust.ranks import Part, PartGenerator, drawn, parts
-from multirobust.threats import L1, L2, Linf
+from multirobust.threats import L1, L2, Linf, threats_for
 from multirobust.training import load_checkpoint
 from multirobust.training.global_statistics import GlobalStatistics
 from multirobust.training.team import Share, Team, digest
@@ -53,6 +55,10 @@ CASES: dict[str, dict[str, Any]] = {
         f"{name} accumulated": {"defense": name, "plain": True, "accumulate": 3}
         for name in ("mng_ac", "ant", "sat_ac", "e_at_rate")
     },
+    "mixed by errors accumulated": {"defense": "error", "plain": True, "accumulate": 2},
+    "mixed by probes": {"defense": "router", "batch_statistics": "global"},
+    "mixed survivors": {"defense": "cascade", "plain": True},
+    "mng_ac_mixed": {"defense": "mng_ac_mixed", "plain": True, "accumulate": 3},
 }
 """What is trained on one and on two processes. "plain" is a network without BatchNorm."""
 
@@ -82,6 +88,10 @@ def one(case: dict[str, Any], folder: Path) -> dict[str, Any]:
             PGD(threat=threat, steps=2, step_size=0.1) for threat in (Linf(0.2), L2(1.0), L1(5.0))
         ]
         defense = AdversarialTraining(ErrorSampler(attacks, rate=0.3))
+    if defense in ("error", "router", "cascade"):
+        chosen = DefenseConfig(sampler=defense, apgd_steps=2, shapley_every=2)
+        attacks = mixed_attacks(chosen, threats_for("digits"))
+        defense = MixedTraining(sampler_from(chosen, attacks))
     if mode:
         from training_runs import recipe
 

@@ -9,6 +9,7 @@ from multirobust.attacks.engine import IterativeAttack, run_rows
 from multirobust.attacks.fab import FAB
 from multirobust.attacks.from_foolbox import CarliniWagner, ElasticNet, SaltAndPepper
 from multirobust.attacks.lockstep_apgd import LockstepAPGD
+from multirobust.attacks.mixed_apgd import MixedAPGD
 from multirobust.attacks.objectives import (
     DLR,
     CrossEntropy,
@@ -56,6 +57,7 @@ __all__ = [
     "LockstepAPGD",
     "LogitObjective",
     "Margin",
+    "MixedAPGD",
     "Objective",
     "ParametricAttack",
     "PassMeter",

@@ -16,7 +16,7 @@ from multirobust.attacks.objectives import CrossEntropy, Objective
 from multirobust.errors import InputError, lookup_error
 from multirobust.threats import Threat
 from multirobust.threats.projection import work_dtype
-from multirobust.types import Images, Labels
+from multirobust.types import Images, Labels, PerImage
 
 __all__ = ["LockstepAPGD"]
 
@@ -75,23 +75,62 @@ class LockstepAPGD(Attack):
         """See `Attack.__call__`. Draws nothing: the generator is not used."""
         check_batch(x, y)
         x = x.detach().to(work_dtype(x))
-        rule, checkpoints = self._rule(), self.checkpoints()
         with attacking(model), torch.no_grad():
             loss = self.objective.bind(model, x, y)
-            state = self._start(rule, x, y)
+            state = self.begin(x, y)
             for step in range(self.steps):
                 gradient, logits = input_gradient(model, state["iterate"], loss)
-                state = remember(state, gradient.nan_to_num(nan=0.0), loss(logits))
-                due = torch.full_like(state["rose"], step in checkpoints)
-                state = rule.review(state, due, self.threat)
-                moved = rule.step(state, self.threat)
-                state = state | {
-                    "previous": state["iterate"],
-                    "iterate": moved,
-                    "steps": state["steps"] + 1,
-                }
-            last = loss(model(state["iterate"])).nan_to_num(nan=-torch.inf)
-            return choose(last > state["best_loss"], state["iterate"], state["best"])
+                state = self.advance(state, gradient, loss(logits), step)
+            return self.strongest(state, loss(model(state["iterate"])))
+
+    def begin(self, x: Images, y: Labels, start: Images | None = None) -> State:
+        """Return the state before the first step.
+
+        Args:
+            x: Clean images (b, c, h, w), detached, at least float32.
+            y: True labels (b,).
+            start: Where to start, within threat and box; None starts at x.
+        """
+        start = x if start is None else start
+        lowest = torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
+        state = {
+            "x": x,
+            "y": y,
+            "iterate": start,
+            "previous": start,
+            "best": start,
+            "best_gradient": torch.zeros_like(x),
+            "best_loss": lowest,
+            "loss": lowest,
+            "steps": torch.zeros_like(y),
+            "checkpoint": torch.zeros_like(y),
+        }
+        return state | self._rule().begin(start, state, self.threat)
+
+    def advance(self, state: State, gradient: Images, loss: PerImage, step: int) -> State:
+        """Return the state after a step; does not wait for the device.
+
+        Args:
+            state: Its "iterate" is what the model was asked about.
+            gradient: Of the loss by the iterate.
+            loss: Of the iterate, (b,).
+            step: Steps before this one.
+        """
+        rule = self._rule()
+        state = remember(state, gradient.nan_to_num(nan=0.0), loss)
+        due = torch.full_like(state["rose"], step in self.checkpoints())
+        state = rule.review(state, due, self.threat)
+        moved = rule.step(state, self.threat)
+        return state | {
+            "previous": state["iterate"],
+            "iterate": moved,
+            "steps": state["steps"] + 1,
+        }
+
+    def strongest(self, state: State, last: PerImage) -> Images:
+        """Return of all iterates those of greatest loss, given the losses of the last ones (b,)."""
+        last = last.nan_to_num(nan=-torch.inf)
+        return choose(last > state["best_loss"], state["iterate"], state["best"])
 
     def checkpoints(self) -> frozenset[int]:
         """Return after how many steps the step sizes are reviewed.
@@ -112,19 +151,3 @@ class LockstepAPGD(Attack):
     def _rule(self) -> Rule:
         rule = RULES[self.threat.norm]
         return replace(rule, density=self.density) if isinstance(rule, Sparse) else rule
-
-    def _start(self, rule: Rule, x: Images, y: Labels) -> State:
-        lowest = torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
-        state = {
-            "x": x,
-            "y": y,
-            "iterate": x,
-            "previous": x,
-            "best": x,
-            "best_gradient": torch.zeros_like(x),
-            "best_loss": lowest,
-            "loss": lowest,
-            "steps": torch.zeros_like(y),
-            "checkpoint": torch.zeros_like(y),
-        }
-        return state | rule.begin(x, state, self.threat)

@@ -11,6 +11,19 @@ from multirobust.config.section import Count, NonNegative, Positive, Section
 __all__ = ["DefenseConfig", "Norm"]
 
 Norm = Literal["linf", "l2", "l1"]
+_Share = Annotated[float, Field(ge=0, le=1, strict=True)]
+_Rate = Annotated[float, Field(gt=0, le=1, strict=True)]
+_Sampler = Literal[
+    "uniform",
+    "stratified",
+    "error",
+    "shapley",
+    "hedge",
+    "ucb",
+    "router",
+    "race",
+    "cascade",
+]
 
 
 class DefenseConfig(Section):
@@ -47,7 +60,7 @@ class DefenseConfig(Section):
             `[attack]`.
         extreme_batch_norm: BatchNorm's statistics during the attacks of `e_at` and `ramp`, in place
             of `attack.batch_norm`; published: "running".
-        apgd_steps: Steps of that Auto-PGD.
+        apgd_steps: Steps of that Auto-PGD, and of `sat_mixed` and `mng_ac_mixed`.
         e_at_norms: What `e_at` draws from.
         e_at_rate: Share of the newest batch in the running errors of `e_at`; None, as published,
             averages over the whole run.
@@ -61,6 +74,32 @@ class DefenseConfig(Section):
         spatial_degrees: Largest angle of the spatial attack of `mng_ac_spatial`; the translation
             grows with it, and is 3 of 32 pixels at 30 degrees.
         spatial_draws: How many rotations and translations that attack tries.
+        sampler: How `sat_mixed` and `mng_ac_mixed` choose the attack of each image: "uniform", one
+            at random for the whole batch; "stratified", each for an equal part of the batch;
+            "error", "shapley", "hedge" or "ucb", in learned parts; "router", "race" or "cascade",
+            by the image.
+        sampler_norms: The norms that it chooses from.
+        sampler_objectives: The losses that it chooses from: "cross_entropy" and "dlr".
+        sampler_spatial: Whether the spatial attack of `mng_ac_spatial` is one more to choose.
+        sampler_floor: Share of the images, or of the quotas, that stays uniform.
+        sampler_rate: Of "error": share of the newest batch in the running errors; "run", the rule
+            of E-AT, averages over the whole run.
+        sampler_power: Of "error": exponent of the running errors; 1 is the rule of E-AT.
+        sampler_importance: Whether the loss of an image is weighted by 1 / (k p), p the probability
+            of its attack; not of "router", "race" and "cascade".
+        sampler_quotas: What share of the images each attack gets from "router" and "race", and
+            comes first in "cascade": by the rule of that name, or "none".
+        shapley_every: Steps from one probe with all attacks to the next.
+        shapley_images: How many images of the batch are probed; None probes all.
+        shapley_rate: Share of the newest probe in the moving average.
+        hedge_step: Learning rate of "hedge".
+        hedge_decay: Share of what they know that "hedge" and "ucb" forget with each batch.
+        ucb_width: Of the confidence bound of "ucb", in nats.
+        router_explore: Share of the images whose attack "router" draws.
+        router_rate: Share of the newest batch in what "router" knows of each attack.
+        race_laps: Steps of every attack before "race" goes on with one.
+        cascade_order: Of the attacks of an image in "cascade": "drawn" with the quotas, or
+            "sorted", the greatest quota first.
     """
 
     beta: NonNegative = 12.0
@@ -98,10 +137,38 @@ class DefenseConfig(Section):
     ramp_projection: Annotated[float, Field(ge=0, le=1, strict=True)] = 0.5
     spatial_degrees: Annotated[float, Field(gt=0, le=180, strict=True)] = 30.0
     spatial_draws: Count = 10
+    sampler: _Sampler = "stratified"
+    sampler_norms: Annotated[tuple[Norm, ...], Field(min_length=1)] = ("linf", "l2", "l1")
+    sampler_objectives: Annotated[
+        tuple[Literal["cross_entropy", "dlr"], ...], Field(min_length=1)
+    ] = ("cross_entropy",)
+    sampler_spatial: Annotated[bool, Field(strict=True)] = False
+    sampler_floor: _Share = 0.15
+    sampler_rate: _Rate | Literal["run"] = 0.05
+    sampler_power: NonNegative = 2.0
+    sampler_importance: Annotated[bool, Field(strict=True)] = False
+    sampler_quotas: Literal["stratified", "error", "shapley", "hedge", "ucb", "none"] = "shapley"
+    shapley_every: Count = 50
+    shapley_images: Count | None = None
+    shapley_rate: _Rate = 0.3
+    hedge_step: Positive = 0.05
+    hedge_decay: _Rate = 0.01
+    ucb_width: NonNegative = 0.1
+    router_explore: _Share = 0.15
+    router_rate: _Rate = 0.05
+    race_laps: Count = 1
+    cascade_order: Literal["drawn", "sorted"] = "drawn"
 
-    @field_validator("e_at_norms", "ramp_norms")
+    @field_validator("e_at_norms", "ramp_norms", "sampler_norms")
     @classmethod
     def _no_norm_twice(cls, norms: tuple[Norm, ...]) -> tuple[Norm, ...]:
         if len(set(norms)) < len(norms):
             raise ValueError(f"each norm must be named once, got {', '.join(norms)}")
         return norms
+
+    @field_validator("sampler_objectives")
+    @classmethod
+    def _no_loss_twice(cls, losses: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(losses)) < len(losses):
+            raise ValueError(f"each loss must be named once, got {', '.join(losses)}")
+        return losses

@@ -15,6 +15,7 @@ from multirobust.defenses.consistency import (
     jensen_shannon,
 )
 from multirobust.defenses.learned_noise import MNGAC
+from multirobust.defenses.mixed import MixedTraining
 from multirobust.defenses.noise_sources import GaussianNoise, NoiseSource, UniformNoise
 from multirobust.defenses.ramp import RAMP, PairedViews, logit_pairing, mixed_update
 from multirobust.defenses.table import DEFENSES, NEEDS_UNLABELED, batch_norm_during, build
@@ -33,6 +34,7 @@ __all__ = [
     "Defense",
     "GaussianNoise",
     "Loss",
+    "MixedTraining",
     "NoiseSource",
     "PairedViews",
     "Standard",

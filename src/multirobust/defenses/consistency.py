@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Literal, final, get_args
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, cast, final, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from multirobust.attacks import Sampler
+from multirobust.attacks.choosing import Chosen, MixedSampler
 from multirobust.attacks.objectives import at_least_float32
 from multirobust.data import Batch
 from multirobust.defenses.base import Defense, Loss, cross_entropy
+from multirobust.defenses.mixed import heard_cross_entropy
 from multirobust.defenses.noise_sources import GaussianNoise, NoiseSource
 from multirobust.errors import InputError, lookup_error
-from multirobust.threats import Threat
+from multirobust.threats import MixedThreat, Threat
 
 __all__ = [
     "ConsistencyTraining",
@@ -40,14 +42,16 @@ class ConsistencyViews:
     Args:
         x_adv: Adversarial images (b, c, h, w).
         x_aug: Noise-augmented images (b, c, h, w), in the same threat; None compares two views.
-        threat: The threat of the attack drawn for this batch.
+        threat: The threat of the attack drawn for this batch, or the threats of its images.
         terms: Diagnostics for the log.
+        chosen: Which attack each image is from, where they differ.
     """
 
     x_adv: Tensor
     x_aug: Tensor | None
-    threat: Threat
+    threat: Threat | MixedThreat
     terms: dict[str, Tensor] = field(default_factory=dict)
+    chosen: Chosen | None = None
 
 
 def jensen_shannon(logits: Sequence[Tensor]) -> Tensor:
@@ -68,7 +72,13 @@ def jensen_shannon(logits: Sequence[Tensor]) -> Tensor:
 
 
 def consistency_loss(
-    model: nn.Module, batch: Batch, views: ConsistencyViews, *, beta: float, forward: Forward | str
+    model: nn.Module,
+    batch: Batch,
+    views: ConsistencyViews,
+    *,
+    beta: float,
+    forward: Forward | str,
+    sampler: Sampler | MixedSampler | None = None,
 ) -> Loss:
     """Return the total loss of Eq. 7: adversarial cross-entropy plus beta times the divergence.
 
@@ -80,6 +90,7 @@ def consistency_loss(
         forward: "separate" passes clean, augmented and adversarial images one after the other, as
             the published code does: BatchNorm sees three batches. "concatenated" passes them at
             once: BatchNorm sees one batch of three times the size.
+        sampler: Is told how the model does on images whose attacks differ.
     """
     augmented = () if views.x_aug is None else (views.x_aug,)
     inputs = (batch.x, *augmented, views.x_adv)
@@ -87,24 +98,38 @@ def consistency_loss(
         logits = model(torch.cat(inputs)).chunk(len(inputs))
     else:
         logits = [model(view) for view in inputs]
-    classification = cross_entropy(logits[-1], batch.y)
+    if isinstance(sampler, MixedSampler) and views.chosen is not None:
+        classification, shares = heard_cross_entropy(sampler, logits[-1], batch, views.chosen)
+    else:
+        classification, shares = cross_entropy(logits[-1], batch.y), {}
     divergence = jensen_shannon((logits[0], logits[-1], *logits[1:-1]))
     terms = {"cross_entropy": classification.detach(), "consistency": divergence.detach()}
-    return Loss(classification + beta * divergence, terms | views.terms)
+    return Loss(classification + beta * divergence, terms | shares | views.terms)
 
 
 def draw_adversarial(
-    sampler: Sampler, model: nn.Module, batch: Batch, generator: torch.Generator | None
-) -> tuple[Tensor, Threat]:
-    """Draw an attack (Eq. 5) and return its images (Eq. 1) and its threat."""
+    sampler: Sampler | MixedSampler,
+    model: nn.Module,
+    batch: Batch,
+    generator: torch.Generator | None,
+) -> ConsistencyViews:
+    """Draw an attack (Eq. 5) and return its images (Eq. 1) and its threat; x_aug is still x."""
+    if isinstance(sampler, MixedSampler):
+        chosen = sampler.craft(model, batch.x, batch.y, place=batch.place, generator=generator)
+        threat = MixedThreat(sampler.engine.threats, chosen.allotment)
+        return ConsistencyViews(chosen.x_adv, batch.x, threat, chosen=chosen)
     attack = sampler.draw(again=not batch.place.first)
-    return attack(model, batch.x, batch.y, generator=generator), attack.threats[0]
+    x_adv, threat = attack(model, batch.x, batch.y, generator=generator), attack.threats[0]
+    return ConsistencyViews(x_adv, batch.x, cast("Threat", threat))
 
 
-def check_settings(name: str, sampler: Sampler, forward: str) -> None:
+def check_settings(name: str, sampler: Sampler | MixedSampler, forward: str) -> None:
     """Raise an InputError unless each attack has one threat and the forward mode is known."""
     if forward not in get_args(Forward):
         raise lookup_error("forward", forward, get_args(Forward))
+    if isinstance(sampler, MixedSampler):
+        _ = sampler.engine.threats  # raises where an attack has no ball
+        return
     for attack in sampler.attacks:
         if len(attack.threats) != 1:
             raise InputError(
@@ -121,7 +146,7 @@ class ConsistencyTraining(Defense[ConsistencyViews]):
     With Gaussian noise it is row 2 of Table 3.
 
     Args:
-        sampler: Draws the attack of each batch; each attack has one threat.
+        sampler: Draws the attack of each batch, or of each image; each attack has one threat.
         beta: Weight of the consistency loss.
         forward: See `consistency_loss`.
         noise: Makes the noisy images; None compares clean and adversarial images alone.
@@ -129,7 +154,7 @@ class ConsistencyTraining(Defense[ConsistencyViews]):
 
     def __init__(
         self,
-        sampler: Sampler,
+        sampler: Sampler | MixedSampler,
         *,
         beta: float = 12.0,
         forward: Forward | str = "separate",
@@ -147,10 +172,11 @@ class ConsistencyTraining(Defense[ConsistencyViews]):
     ) -> ConsistencyViews:
         """Return adversarial and noisy images. See `Defense.craft`."""
         generator = generator or torch.Generator(batch.x.device).manual_seed(0)
-        x_adv, threat = draw_adversarial(self.sampler, model, batch, generator)
-        x_aug = None if self.noise is None else self.noise(threat, batch.x, generator)
-        return ConsistencyViews(x_adv, x_aug, threat)
+        views = draw_adversarial(self.sampler, model, batch, generator)
+        x_aug = None if self.noise is None else self.noise(views.threat, batch.x, generator)
+        return replace(views, x_aug=x_aug)
 
     def loss(self, model: nn.Module, batch: Batch, views: ConsistencyViews) -> Loss:
         """See `Defense.loss`."""
-        return consistency_loss(model, batch, views, beta=self.beta, forward=self.forward_mode)
+        how: dict[str, Any] = {"beta": self.beta, "forward": self.forward_mode}
+        return consistency_loss(model, batch, views, sampler=self.sampler, **how)

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from multirobust.attacks import Sampler, attacking
+from multirobust.attacks.choosing import MixedSampler
 from multirobust.data import Batch
-from multirobust.defenses.base import Defense, Loss, cross_entropy
+from multirobust.defenses.base import Defense, Loss, cross_entropy, run_directly
 from multirobust.defenses.consistency import (
     ConsistencyViews,
     Forward,
@@ -26,7 +27,7 @@ from multirobust.errors import InputError
 from multirobust.metagrad import MetaGradient, call_with, look_ahead_loss, meta_gradient
 from multirobust.models import NoiseGenerator
 from multirobust.ranks import Part
-from multirobust.threats import BallMap, HardProjection, Threat
+from multirobust.threats import BallMap, HardProjection, MixedThreat, Threat, mapped_into
 
 __all__ = ["MNGAC"]
 
@@ -46,7 +47,7 @@ class MNGAC(Defense[ConsistencyViews]):
     neither the classifier nor its running statistics.
 
     Args:
-        sampler: Draws the attack of each batch; each attack has one threat.
+        sampler: Draws the attack of each batch, or of each image; each attack has one threat.
         noise: The generator g.
         beta: Weight of the consistency loss.
         forward: See `consistency_loss`.
@@ -68,7 +69,7 @@ class MNGAC(Defense[ConsistencyViews]):
 
     def __init__(
         self,
-        sampler: Sampler,
+        sampler: Sampler | MixedSampler,
         noise: NoiseGenerator,
         *,
         beta: float = 12.0,
@@ -109,8 +110,7 @@ class MNGAC(Defense[ConsistencyViews]):
         self, model: nn.Module, batch: Batch, *, generator: torch.Generator | None = None
     ) -> ConsistencyViews:
         """Return adversarial images; the augmented ones follow in `adapt`. See `Defense.craft`."""
-        x_adv, threat = draw_adversarial(self.sampler, model, batch, generator)
-        return ConsistencyViews(x_adv, batch.x, threat)
+        return draw_adversarial(self.sampler, model, batch, generator)
 
     def adapt(
         self,
@@ -132,9 +132,12 @@ class MNGAC(Defense[ConsistencyViews]):
             terms = self._step(model, batch, views, lr, generator)
         self.steps += 1
         work = functools.partial(self._augmented, threat)
-        return replace(
-            views, x_aug=self.run(("noise", threat), work, (batch.x,), generator), terms=terms
-        )
+        x_aug = self._runner(threat)(("noise", threat), work, (batch.x,), generator)
+        return replace(views, x_aug=x_aug, terms=terms)
+
+    def _runner(self, threat: Threat | MixedThreat) -> Callable[..., Any]:
+        """Return what runs the heavy work: group sizes change, so what is mixed never repeats."""
+        return run_directly if isinstance(threat, MixedThreat) else self.run
 
     def _step(
         self,
@@ -145,22 +148,23 @@ class MNGAC(Defense[ConsistencyViews]):
         generator: torch.Generator,
     ) -> dict[str, Tensor]:
         """Move the generator (Eq. 10), and return what to report of it."""
-        threat, place = views.threat, batch.place
+        threat, place, run = views.threat, batch.place, self._runner(views.threat)
         count = max(round(self.meta_share * len(batch.x)), min(2, len(batch.x)))
         rate = torch.full((), lr, dtype=batch.x.dtype, device=batch.x.device)
         inputs = (batch.x[:count], batch.y[:count], views.x_adv[:count], rate)
+        threat = threat.rows(0, count) if isinstance(threat, MixedThreat) else threat
         work = functools.partial(self._gradients, model, threat, place)
-        gradients, z, terms = self.run(("meta", threat), work, inputs, generator)
+        gradients, z, terms = run(("meta", threat), work, inputs, generator)
         self._learner.step(place.summed(gradients), self.rate * lr)
         if not self.meta_report:
             return terms
         work = functools.partial(self._meta_loss, model, threat, place)
-        return {**terms, "meta_loss_after": self.run(("report", threat), work, (*inputs, z))}
+        return {**terms, "meta_loss_after": run(("report", threat), work, (*inputs, z))}
 
     def _gradients(
         self,
         model: nn.Module,
-        threat: Threat,
+        threat: Threat | MixedThreat,
         place: Part,
         x: Tensor,
         y: Tensor,
@@ -172,7 +176,7 @@ class MNGAC(Defense[ConsistencyViews]):
         """Return the gradient of Eq. 10 by the generator's parameters, its z, what to report."""
         z = self.noise.draw(x, generator)
         noise = self.noise(z, x)
-        x_aug = self.ball_map(threat, noise, x)
+        x_aug = mapped_into(self.ball_map, threat, noise, x)
         meta = self._image_gradient(model, place, y, x_aug, x_adv, lr)
         by_noise = torch.autograd.grad(x_aug, noise, meta.gradients[0], retain_graph=True)
         gradients = torch.autograd.grad(noise, self._learner.parameters, by_noise)
@@ -184,7 +188,7 @@ class MNGAC(Defense[ConsistencyViews]):
     def _meta_loss(
         self,
         model: nn.Module,
-        threat: Threat,
+        threat: Threat | MixedThreat,
         place: Part,
         x: Tensor,
         y: Tensor,
@@ -196,7 +200,7 @@ class MNGAC(Defense[ConsistencyViews]):
     ) -> Tensor:
         """Return the adversarial loss after one step on the augmented images of z."""
         with torch.no_grad():
-            x_aug = self.ball_map(threat, self.noise(z, x), x)
+            x_aug = mapped_into(self.ball_map, threat, self.noise(z, x), x)
         inner, outer = _losses(model, place, y, x_adv)
         theta = dict(model.named_parameters())
         with attacking(model, "batch"):
@@ -204,13 +208,18 @@ class MNGAC(Defense[ConsistencyViews]):
             loss = look_ahead_loss(inner, outer, theta, (x_aug,), **how)
         return loss / place.share
 
-    def _augmented(self, threat: Threat, x: Tensor, *, generator: torch.Generator | None) -> Tensor:
+    def _augmented(
+        self, threat: Threat | MixedThreat, x: Tensor, *, generator: torch.Generator | None
+    ) -> Tensor:
         return self.augment(x, threat, generator)
 
     @torch.no_grad()
-    def augment(self, x: Tensor, threat: Threat, generator: torch.Generator | None) -> Tensor:
+    def augment(
+        self, x: Tensor, threat: Threat | MixedThreat, generator: torch.Generator | None
+    ) -> Tensor:
         """Return proj(x + g(z, x)) for fresh z (Eq. 6), or its other map, without gradient."""
-        return self.ball_map(threat, self.noise(self.noise.draw(x, generator), x), x)
+        noise = self.noise(self.noise.draw(x, generator), x)
+        return mapped_into(self.ball_map, threat, noise, x)
 
     def _image_gradient(
         self,
@@ -231,7 +240,8 @@ class MNGAC(Defense[ConsistencyViews]):
 
     def loss(self, model: nn.Module, batch: Batch, views: ConsistencyViews) -> Loss:
         """See `Defense.loss`."""
-        return consistency_loss(model, batch, views, beta=self.beta, forward=self.forward_mode)
+        how: dict[str, Any] = {"beta": self.beta, "forward": self.forward_mode}
+        return consistency_loss(model, batch, views, sampler=self.sampler, **how)
 
     def get_extra_state(self) -> dict[str, Any]:
         """Return the state of the generator's optimizer, and the steps taken."""

@@ -12,7 +12,14 @@ from torch import Tensor
 
 from multirobust.config import DefenseConfig
 from multirobust.ranks import drawn
-from multirobust.threats import BALL_MAPS, BallMap, HardProjection, Threat
+from multirobust.threats import (
+    BALL_MAPS,
+    BallMap,
+    HardProjection,
+    MixedThreat,
+    Threat,
+    mapped_into,
+)
 
 __all__ = ["GaussianNoise", "NoiseSource", "UniformNoise", "noise_source", "steps_left"]
 
@@ -24,7 +31,9 @@ class NoiseSource(abc.ABC):
     """Draws noisy images within a threat: a frozen value."""
 
     @abc.abstractmethod
-    def __call__(self, threat: Threat, x: Tensor, generator: torch.Generator) -> Tensor:
+    def __call__(
+        self, threat: Threat | MixedThreat, x: Tensor, generator: torch.Generator
+    ) -> Tensor:
         """Return noisy images (b, c, h, w) within the threat around x and within [0, 1]."""
 
 
@@ -39,10 +48,12 @@ class GaussianNoise(NoiseSource):
 
     ball_map: BallMap = field(default_factory=HardProjection)
 
-    def __call__(self, threat: Threat, x: Tensor, generator: torch.Generator) -> Tensor:
+    def __call__(
+        self, threat: Threat | MixedThreat, x: Tensor, generator: torch.Generator
+    ) -> Tensor:
         """See `NoiseSource`."""
         noise = drawn(_normal, x.shape, generator=generator, like=x)
-        return self.ball_map(threat, noise, x)
+        return mapped_into(self.ball_map, threat, noise, x)
 
 
 @final
@@ -50,7 +61,9 @@ class GaussianNoise(NoiseSource):
 class UniformNoise(NoiseSource):
     """A point drawn uniformly from the ball, clipped to [0, 1]. See `Threat.sample`."""
 
-    def __call__(self, threat: Threat, x: Tensor, generator: torch.Generator) -> Tensor:
+    def __call__(
+        self, threat: Threat | MixedThreat, x: Tensor, generator: torch.Generator
+    ) -> Tensor:
         """See `NoiseSource`."""
         return threat.sample(x, generator)
 

@@ -22,6 +22,7 @@ from multirobust.attacks import (
     attacks_from,
     threats_from,
 )
+from multirobust.attacks.choosing import MixedSampler, mixed_attacks, sampler_from
 from multirobust.config import DefenseConfig, Recipe, TrainingConfig
 from multirobust.config.defense import Norm
 from multirobust.defenses.adversarial import (
@@ -34,6 +35,7 @@ from multirobust.defenses.adversarial_noise import ANT
 from multirobust.defenses.base import Defense
 from multirobust.defenses.consistency import ConsistencyTraining
 from multirobust.defenses.learned_noise import MNGAC
+from multirobust.defenses.mixed import MixedTraining
 from multirobust.defenses.noise_sources import noise_source, steps_left
 from multirobust.defenses.ramp import RAMP
 from multirobust.errors import lookup_error
@@ -97,6 +99,13 @@ class Ingredients:
         """A fresh uniform sampler over the set."""
         return UniformSampler(self.attacks(), seed=self.seed)
 
+    def mixed_sampler(self) -> MixedSampler:
+        """A fresh sampler that chooses the attack of each image."""
+        attacks = mixed_attacks(self.config, self.threats)
+        if self.config.sampler_spatial:
+            attacks = (*attacks, self.spatial_attack())
+        return sampler_from(self.config, attacks, seed=self.seed)
+
     def noise(self) -> NoiseGenerator:
         """A fresh noise generator."""
         config = self.config
@@ -114,7 +123,8 @@ class Ingredients:
             return self
         left = steps_left(self.config, self.restarts)
         longer = {norm: replace(pgd, steps=pgd.steps + left) for norm, pgd in self.pgd.items()}
-        return replace(self, pgd=longer)
+        config = self.config.model_copy(update={"apgd_steps": self.config.apgd_steps + left})
+        return replace(self, pgd=longer, config=config)
 
     def _restarted(self, attack: PGD) -> Attack:
         return Restarts(attack, self.restarts, attack.objective) if self.restarts > 1 else attack
@@ -143,17 +153,17 @@ def _sat_ac(parts: Ingredients) -> Defense:
     )
 
 
-def _mng_ac(parts: Ingredients) -> Defense:
+def _mng_ac(parts: Ingredients, *, mixed: bool = False) -> Defense:
     """MNG-AC; with pseudo-labeled data Table 2.
 
     The labeled and the unlabeled images of a batch come mixed from the loader; the pseudo-labels
     are labels like others.
     """
     parts = parts.with_equal_passes()
-    return _meta_noise(parts, parts.sampler())
+    return _meta_noise(parts, parts.mixed_sampler() if mixed else parts.sampler())
 
 
-def _meta_noise(parts: Ingredients, sampler: Sampler) -> Defense:
+def _meta_noise(parts: Ingredients, sampler: Sampler | MixedSampler) -> Defense:
     """MNG-AC, or for an ablation the same with noise that nothing learns."""
     config = parts.config
     loss: dict[str, Any] = {"beta": config.beta, "forward": config.consistency_forward}
@@ -253,6 +263,8 @@ DEFENSES: dict[str, Callable[[Ingredients], Defense]] = {
     "mng_ac_rst": _mng_ac,
     "e_at": _e_at,
     "ramp": _ramp,
+    "sat_mixed": lambda parts: MixedTraining(parts.mixed_sampler()),
+    "mng_ac_mixed": lambda parts: _mng_ac(parts, mixed=True),
 }
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from multirobust.threats.balls import L1, L2, Linf
 from multirobust.threats.base import Threat
 from multirobust.threats.maps import BALL_MAPS, BallMap, HardProjection, SmoothMap, StraightThrough
+from multirobust.threats.maxima import linear_gain
+from multirobust.threats.mixed import Allotment, MixedThreat, mapped_into
 from multirobust.threats.presets import THREAT_PRESETS, threats_for
 from multirobust.threats.projection import project_l1, project_l2, project_linf
 from multirobust.threats.transformation import Transformation
@@ -14,13 +16,17 @@ __all__ = [
     "L1",
     "L2",
     "THREAT_PRESETS",
+    "Allotment",
     "BallMap",
     "HardProjection",
     "Linf",
+    "MixedThreat",
     "SmoothMap",
     "StraightThrough",
     "Threat",
     "Transformation",
+    "linear_gain",
+    "mapped_into",
     "project_l1",
     "project_l2",
     "project_linf",

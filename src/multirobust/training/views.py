@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from multirobust.threats import Allotment
+
 __all__ = ["joined", "rows"]
 
 
@@ -22,6 +24,8 @@ def joined(views: Sequence[Any]) -> Any:
     first = views[0]
     if len(views) == 1:
         return first
+    if isinstance(first, Allotment):
+        return Allotment.joined(views)
     if isinstance(first, Tensor) and first.ndim:
         return torch.cat(list(views))
     if type(first) is tuple:
@@ -46,6 +50,8 @@ def rows(views: Any, start: int, stop: int, count: int) -> Any:
         return views
     if isinstance(views, Tensor) and views.ndim and len(views) == count:
         return views[start:stop]
+    if isinstance(views, Allotment):
+        return views.rows(start, stop)
     if type(views) is tuple:
         return tuple(rows(view, start, stop, count) for view in views)
     if dataclasses.is_dataclass(views) and not isinstance(views, type):
@@ -56,6 +62,10 @@ def rows(views: Any, start: int, stop: int, count: int) -> Any:
 
 
 def _tensor_fields(views: Any) -> list[str]:
-    """Name the fields that hold images; a frozen value such as a threat is none."""
+    """Name the fields that hold images, or values that may."""
     names = [field.name for field in dataclasses.fields(views) if field.init]
-    return [name for name in names if isinstance(getattr(views, name), (Tensor, tuple))]
+    return [name for name in names if _may_hold_images(getattr(views, name))]
+
+
+def _may_hold_images(value: Any) -> bool:
+    return isinstance(value, (Tensor, tuple)) or dataclasses.is_dataclass(value)
