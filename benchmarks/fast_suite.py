@@ -10,12 +10,16 @@ is written as soon as it is measured, and one that the JSON file holds already i
 --masked adds models that hide their gradients behind each run: "steps" sees pixels in 16 levels,
 "scaled" multiplies its logits by 10,000.
 
+--searches N asks instead how far random search agrees with itself: N seeds of Square alone, 5,000
+queries an image, on the models that --masked names; the list "searches" holds what each left.
+
 Passes are forward plus backward, of all images. A row with few images left says little in percent.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import time
 from collections.abc import Iterable, Iterator
@@ -25,7 +29,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from multirobust.attacks import Attack, PassMeter
+from multirobust.attacks import Attack, PassMeter, Square
 from multirobust.attacks.tournament import Tournament
 from multirobust.evaluation.suites_in_norms import standard_attacks
 from multirobust.experiment import find_runs, load_data, load_model
@@ -41,6 +45,10 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     known = {(row["model"], row["norm"], row["images"]) for row in result["rows"]}
     for case in cases(options):
         for norm in options.norms:
+            if options.searches:
+                if "masked" in case["part"]:
+                    keep(options, result, searched(case, norm, options))
+                continue
             if (case["model"], norm, len(case["x"])) in known:
                 continue
             row = compare(case, norm, options)
@@ -62,6 +70,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--data", type=Path, help="folder of the data set, if not the run's")
     parser.add_argument("--development", nargs="*", default=[], help="models that took part")
     parser.add_argument("--masked", nargs="*", default=[], choices=MASKS)
+    parser.add_argument("--searches", type=int, default=0, metavar="N")
     parser.add_argument("--limit", type=int, default=500)
     parser.add_argument("--norms", nargs="+", default=["linf", "l2", "l1"])
     parser.add_argument("--batch", type=int, default=250)
@@ -176,6 +185,40 @@ def compare(case: dict[str, Any], norm: str, options: argparse.Namespace) -> dic
         "fast_seconds": fast["stages"]["fast"]["s"],
         "survived": {"autoattack": flags(reference), "fast": flags(ours)},
     }
+
+
+def searched(case: dict[str, Any], norm: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Return what each seed of Square leaves of the images that the model gets right."""
+    model, threat, images = case["net"], case["threats"][norm], len(case["x"])
+    right = verdicts(model, case["x"], case["y"], options.batch)
+    x, y = case["x"][right], case["y"][right]
+    left = []
+    for seed in range(options.searches):
+        draw = torch.Generator(x.device).manual_seed(seed)
+        x_adv = Square(threat=threat).run(model, x, y, batch_size=options.batch, generator=draw)
+        left.append(verdicts(model, x_adv, y, options.batch))
+    differ = [int((one != other).sum()) for one, other in itertools.combinations(left, 2)]
+    return {
+        "model": case["model"],
+        "norm": norm,
+        "images": images,
+        "least": 100 * min(int(each.sum()) for each in left) / images,
+        "most": 100 * max(int(each.sum()) for each in left) / images,
+        "most_verdicts_differ": 100 * max(differ, default=0) / images,
+        "survived": [flags(each.int().tolist()) for each in left],
+        "about": provenance(options.device),
+    }
+
+
+def keep(options: argparse.Namespace, result: dict[str, Any], row: dict[str, Any]) -> None:
+    """Print a row of searches and save it in place of an earlier one."""
+    name = ("model", "norm", "images")
+    others = [r for r in result.get("searches", []) if any(r[key] != row[key] for key in name)]
+    result["searches"] = [*others, row]
+    print("  ".join(f"{key} {row[key]}" for key in (*name, "least", "most")), flush=True)
+    if options.json:
+        text = json.dumps(result, indent=1) + "\n"
+        options.json.write_text(text, encoding="utf-8")
 
 
 def flags(survived: Iterable[int]) -> str:
