@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from multirobust.errors import InputError, lookup_error
+from multirobust.second_order import FixedWeights
 
 __all__ = ["MetaGradient", "Mode", "call_with", "meta_gradient"]
 
@@ -133,7 +134,8 @@ def _mixed_vjp(
     lr: float | Tensor,
     total: Total,
 ) -> MetaGradient:
-    inner_loss = _scalar(inner(theta, phi), "inner")
+    with FixedWeights(theta.values()):
+        inner_loss = _scalar(inner(theta, phi), "inner")
     gradient = _gradients(inner_loss, tuple(theta.values()), create_graph=True)
     outer_loss, direction = _look_ahead(outer, theta, gradient, lr, total)
     pairs = [(g, v) for g, v in zip(gradient, direction, strict=True) if g.requires_grad]
