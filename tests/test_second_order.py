@@ -116,6 +116,7 @@ class LookAhead:
         return self.loss(theta, (1 - self.images,))
 
 
+@pytest.mark.parametrize("mode", ["mixed_vjp", "recomputed"])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-4), (torch.float64, 1e-12)])
 @pytest.mark.parametrize(
     ("name", "options"),
@@ -126,9 +127,11 @@ class LookAhead:
         ("wrn_28_2", {}),
     ],
 )
-def test_the_look_ahead_of_each_architecture_is_that_of_one_graph(name, options, dtype, tolerance):
+def test_the_look_ahead_of_each_architecture_is_that_of_one_graph(
+    name, options, dtype, tolerance, mode
+):
     problem = LookAhead(name, dtype, **options)
-    ours, theirs = problem.gradient("mixed_vjp"), problem.gradient("unrolled")
+    ours, theirs = problem.gradient(mode), problem.gradient("unrolled")
     assert theirs.norm() > 0
     assert (ours - theirs).norm() / theirs.norm() < tolerance
 
@@ -171,6 +174,8 @@ def test_the_look_ahead_takes_two_training_passes_and_two_input_gradients():
     # The first gradient forms that of the images in vain, and so the second has one less to pass.
     assert found == 2 * training + 4 * once
     assert convolution_flops(lambda: problem.gradient("unrolled")) > found
+    again = convolution_flops(lambda: problem.gradient("recomputed"))
+    assert again == found + 2 * once - stem  # forward once more, and back to the first layer
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ __all__ = ["FixedWeights"]
 Sizes: TypeAlias = tuple[list[int], list[int], list[int], bool, list[int], int]
 
 aten = torch.ops.aten
-INPUT, WEIGHT, BOTH = [True, False, False], [False, True, False], [True, True, False]
+INPUT = [True, False, False]
 
 
 @final
@@ -37,11 +37,14 @@ class FixedWeights(TorchFunctionMode):
 
     Args:
         weights: Leaves that require a gradient.
+        values: Whether the first gradient is wanted for itself. If not, that by the weight of a
+            convolution is zeros which take no memory, and only what it leads to is right.
     """
 
-    def __init__(self, weights: Iterable[Tensor]):
+    def __init__(self, weights: Iterable[Tensor], *, values: bool = True):
         super().__init__()
         self._weights = {id(weight): weight for weight in weights}
+        self.values = values
 
     def __torch_function__(
         self,
@@ -52,10 +55,11 @@ class FixedWeights(TorchFunctionMode):
     ) -> Any:
         """Compute a function of torch, with rules of its own where there are some."""
         lean, kwargs = _LEAN.get(func), kwargs or {}
-        result = lean(self._holds, *args, **kwargs) if lean else None
+        result = lean(self, *args, **kwargs) if lean else None
         return func(*args, **kwargs) if result is None else result
 
-    def _holds(self, *tensors: Tensor | None) -> bool:
+    def holds(self, *tensors: Tensor | None) -> bool:
+        """Tell whether all of these are among the weights."""
         return all(id(tensor) in self._weights for tensor in tensors)
 
 
@@ -66,7 +70,7 @@ def _plain(x: Tensor, weight: Tensor) -> bool:
 
 
 def _convolution(
-    fixed: Callable[..., bool],
+    fixed: FixedWeights,
     input: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
@@ -76,12 +80,12 @@ def _convolution(
     groups: int = 1,
 ) -> Tensor | None:
     """Return what `torch.conv2d` does, or None if that is to do it."""
-    if bias is not None or isinstance(padding, str) or not fixed(weight):
+    if bias is not None or isinstance(padding, str) or not fixed.holds(weight):
         return None
     if not _plain(input, weight):
         return None
     sizes = (_pair(stride), _pair(padding), _pair(dilation), False, [0, 0], groups)
-    return _Convolution.apply(input, weight, sizes)
+    return _Convolution.apply(input, weight, sizes, fixed.values)
 
 
 def _pair(size: Any) -> list[int]:
@@ -90,19 +94,19 @@ def _pair(size: Any) -> list[int]:
 
 class _Convolution(Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, sizes: Sizes) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, sizes: Sizes, values: bool) -> Tensor:
         ctx.save_for_backward(x, weight)
-        ctx.sizes = sizes
+        ctx.sizes, ctx.values = sizes, values
         return aten.convolution(x, weight, None, *sizes)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         if torch.is_grad_enabled():  # the first time, to be differentiated again
-            mask = BOTH if ctx.needs_input_grad[0] else WEIGHT
-            return *_ConvolutionGradient.apply(gradient, x, weight, ctx.sizes, mask), None
+            mask = [ctx.needs_input_grad[0], ctx.values, False]
+            return *_ConvolutionGradient.apply(gradient, x, weight, ctx.sizes, mask), None, None
         by_x = aten.convolution_backward(gradient, x, weight, None, *ctx.sizes, INPUT)[0]
-        return by_x, None, None
+        return by_x, None, None, None
 
 
 class _ConvolutionGradient(Function):
@@ -113,7 +117,11 @@ class _ConvolutionGradient(Function):
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(gradient, x, weight)
         ctx.sizes = sizes
-        return aten.convolution_backward(gradient, x, weight, None, *sizes, mask)[:2]
+        by_x = by_weight = None
+        if any(mask):
+            found = aten.convolution_backward(gradient, x, weight, None, *sizes, mask)
+            by_x, by_weight = found[:2]
+        return by_x, weight.new_zeros(()).expand_as(weight) if by_weight is None else by_weight
 
     @staticmethod
     @once_differentiable
@@ -132,7 +140,7 @@ class _ConvolutionGradient(Function):
 
 
 def _batch_norm(
-    fixed: Callable[..., bool],
+    fixed: FixedWeights,
     input: Tensor,
     running_mean: Tensor | None,
     running_var: Tensor | None,
@@ -143,7 +151,7 @@ def _batch_norm(
     eps: float = 1e-5,
 ) -> Tensor | None:
     """Return what `torch.nn.functional.batch_norm` does, or None if that is to do it."""
-    if not training or weight is None or not fixed(weight, bias) or not _plain(input, weight):
+    if not training or weight is None or not fixed.holds(weight, bias) or not _plain(input, weight):
         return None
     if input.numel() <= input.shape[1]:  # one value a channel: PyTorch says what is wrong
         return None

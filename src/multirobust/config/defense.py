@@ -8,9 +8,10 @@ from pydantic import Field, field_validator
 
 from multirobust.config.section import Count, NonNegative, Positive, Section
 
-__all__ = ["DefenseConfig", "Norm"]
+__all__ = ["DefenseConfig", "MetaMode", "Norm"]
 
 Norm = Literal["linf", "l2", "l1"]
+MetaMode = Literal["mixed_vjp", "recomputed", "unrolled", "forward_over_reverse"]
 
 
 class DefenseConfig(Section):
@@ -52,7 +53,7 @@ class DefenseConfig(Section):
     consistency_forward: Literal["separate", "concatenated"] = "separate"
     conditioning: Literal["noise_and_image", "noise"] = "noise_and_image"
     generator_optimizer: Literal["gradient_descent", "sgd"] = "gradient_descent"
-    meta_mode: Literal["mixed_vjp", "unrolled", "forward_over_reverse"] = "mixed_vjp"
+    meta_mode: MetaMode = "mixed_vjp"
     meta_share: Annotated[float, Field(gt=0, le=1, strict=True)] = 1.0
     meta_every: Count = 1
     trades_beta: NonNegative = 6.0

@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Literal, final
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
 
 from multirobust.attacks import Sampler, attacking
+from multirobust.config.defense import MetaMode
 from multirobust.data import Batch
 from multirobust.defenses.base import Defense, Loss, cross_entropy
 from multirobust.defenses.consistency import (
@@ -28,8 +29,6 @@ from multirobust.ranks import Part
 from multirobust.threats import L2, Threat
 
 __all__ = ["ANT", "MNGAC"]
-
-MetaMode = Literal["mixed_vjp", "unrolled", "forward_over_reverse"]
 
 
 class _Learner:
