@@ -25,7 +25,7 @@ from multirobust.errors import Interrupted
 from multirobust.training import Silent
 from multirobust.training.loop import Loop
 
-__all__ = ["memory_rows", "peak_bytes", "saved_bytes"]
+__all__ = ["MB", "memory_rows", "peak_bytes", "saved_bytes", "step_of"]
 
 MB = 2**20
 MODES: dict[str, tuple[list[str], float]] = {
@@ -82,8 +82,8 @@ def memory_rows(options: argparse.Namespace) -> Iterator[Row]:
         batch = plain.runtime.batch(next(iter(plain.loader.epoch(0))))
         weights = sum(p.nbytes for p in plain.model.parameters())
         limit = saved_bytes(plain.model, batch.x, batch.y)
-        _step(plain)()
-        reference = peak_bytes(_step(plain))
+        step_of(plain)()
+        reference = peak_bytes(step_of(plain))
 
         def row(
             case: str, peak: int, goal: float | None, name: str = name,
@@ -104,8 +104,8 @@ def memory_rows(options: argparse.Namespace) -> Iterator[Row]:
             yield row(f"meta step, {case}", peak, goal)
         for defense in ("sat_ac", "mng_ac"):
             loop = _loop(name, defense, [], options)
-            _step(loop)()
-            yield row(f"whole step of {defense}", peak_bytes(_step(loop)), None)
+            step_of(loop)()
+            yield row(f"whole step of {defense}", peak_bytes(step_of(loop)), None)
 
 
 def _loop(model: str, defense: str, changes: list[str], options: argparse.Namespace) -> Loop:
@@ -117,7 +117,7 @@ def _loop(model: str, defense: str, changes: list[str], options: argparse.Namesp
     return loop_of(Case(model, "float32", defense), settings)
 
 
-def _step(loop: Loop) -> Callable[[], None]:
+def step_of(loop: Loop) -> Callable[[], None]:
     """Return one step of the training loop itself."""
 
     def step() -> None:
