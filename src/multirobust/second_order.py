@@ -32,8 +32,8 @@ class FixedWeights(TorchFunctionMode):
 
     What is computed inside may be differentiated by the weights with `create_graph=True`, and the
     result once more, without, by anything but the weights. The values are those of PyTorch's own
-    rules up to rounding. It acts on 2-d convolutions without a bias and on BatchNorm in training
-    mode, on a CPU and without autocast; all else is left as it is.
+    rules up to rounding. It acts on 2-d convolutions and on BatchNorm in training mode, on a CPU
+    and without autocast; all else is left as it is.
 
     Args:
         weights: Leaves that require a gradient.
@@ -80,12 +80,11 @@ def _convolution(
     groups: int = 1,
 ) -> Tensor | None:
     """Return what `torch.conv2d` does, or None if that is to do it."""
-    if bias is not None or isinstance(padding, str) or not fixed.holds(weight):
-        return None
-    if not _plain(input, weight):
+    if isinstance(padding, str) or not fixed.holds(weight) or not _plain(input, weight):
         return None
     sizes = (_pair(stride), _pair(padding), _pair(dilation), False, [0, 0], groups)
-    return _Convolution.apply(input, weight, sizes, fixed.values)
+    result = _Convolution.apply(input, weight, sizes, fixed.values)
+    return result if bias is None else result + bias[:, None, None]
 
 
 def _pair(size: Any) -> list[int]:
