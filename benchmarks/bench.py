@@ -4,6 +4,7 @@
     python benchmarks/bench.py attack step --models small_cnn --rounds 1
 
 Each row has ours, a reference and a limit, which run in turn; ratios are medians over the rounds.
+The file keeps the parts that are not measured again; each says when and how it was.
 Times are processor seconds of one thread, which other work on the machine disturbs little; with
 more threads they are wall time and the machine should be quiet. The parts:
 
@@ -35,7 +36,7 @@ import projection
 import step_cost
 from comparison import Row, header
 from meta_memory import memory_rows
-from slices import write
+from slices import read, write
 
 from multirobust.provenance import provenance
 
@@ -61,30 +62,35 @@ PARTS: dict[str, Callable[[argparse.Namespace], Iterator[Row]]] = {
 
 
 def main(arguments: list[str] | None = None) -> dict[str, Any]:
-    """Measure the parts, print their rows, and return (and save) them."""
+    """Measure the parts, print their rows, and return (and save) all that the file then holds."""
     options = parse(arguments)
     torch.set_num_threads(options.threads)
-    result: dict[str, Any] = {"benchmark": "bench", "about": about(options), "rows": []}
-    start = time.perf_counter()
+    there = read(options.output) if options.output else None
+    parts: dict[str, Any] = dict((there or {}).get("parts", {}))
+    result = {"benchmark": "bench", "parts": parts}
     print(header())
     for part in options.parts or PARTS:
+        made, start = about(options), time.perf_counter()
+        rows = []
         for row in PARTS[part](options):
             print(row.line(), flush=True)
-            result["rows"].append(row.plain())
-        result["about"]["seconds"] = round(time.perf_counter() - start, 1)
-        result["about"]["load_at_end"] = _load()
+            rows.append(row.plain())
+        made |= {"seconds": round(time.perf_counter() - start, 1), "load_at_end": _load()}
+        parts[part] = {"about": made, "rows": rows}
         if options.output:
             write(options.output, result)
-    names = {(row["part"], row["reference_name"], row["limit_name"]) for row in result["rows"]}
-    for part, reference, limit in sorted(names):
-        print(f"{part}: the reference is {reference}, the limit {limit}")
-    print(f"{result['about']['seconds']:.0f} s")
+        names = {(row["reference_name"], row["limit_name"]) for row in rows}
+        for reference, limit in sorted(names):
+            print(f"{part}: the reference is {reference}, the limit {limit}")
+        print(f"{part}: {made['seconds']:.0f} s")
     return result
 
 
 def about(options: argparse.Namespace) -> dict[str, Any]:
     """Say what was measured, where and how, and how busy the machine was before."""
-    settings = {name: value for name, value in vars(options).items() if name != "output"}
+    settings = {
+        name: value for name, value in vars(options).items() if name not in ("output", "parts")
+    }
     clock = "processor time" if options.threads == 1 else "wall time"
     return {
         **provenance(),
