@@ -144,7 +144,7 @@ def figure(result: dict[str, Any]) -> str:
     )
     title = "Time, memory and passes of a step against batch, image size and number of threats"
     with sheet(WIDTH, 6.0, title=title, description=f"{said}.") as page:
-        panels = page.figure.subplots(len(MEASURES), len(AXES), sharey="row", squeeze=False)
+        panels = page.figure.subplots(len(MEASURES), len(AXES), squeeze=False)
         for line, measure in zip(panels, MEASURES, strict=True):
             for axes, axis in zip(line, AXES, strict=True):
                 draw(axes, [row for row in rows if row["axis"] == axis], measure)
@@ -165,10 +165,19 @@ def draw(axes: Any, rows: Sequence[dict[str, Any]], measure: str) -> None:
         points = [(row["value"], row[measure]) for row in rows if row["defense"] == name]
         x, y = zip(*points, strict=True)
         axes.plot(x, y, color=color, marker=mark, markersize=4, linewidth=1.3, label=name)
-    axes.set_xticks(sorted({row["value"] for row in rows}))
-    axes.set_ylim(bottom=0)
+    axes.set_xticks(ticks(sorted({row["value"] for row in rows})))
+    axes.set_ylim(0, 1.08 * max(row[measure] for row in rows))
     axes.yaxis.grid(True, color=FAINT, linewidth=0.6)
     axes.set_axisbelow(True)
+
+
+def ticks(values: Sequence[int]) -> list[int]:
+    """Return the values whose numbers have room on an axis; the last has."""
+    kept: list[int] = []
+    for value in reversed(values):
+        if not kept or kept[-1] - value > (values[-1] - values[0]) / 12:
+            kept.append(value)
+    return kept
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
