@@ -99,8 +99,8 @@ class _Convolution(Function):
         return aten.convolution(x, weight, None, *sizes)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,), (x, weight) = grad_outputs, ctx.saved_tensors
         if torch.is_grad_enabled():  # the first time, to be differentiated again
             mask = [ctx.needs_input_grad[0], ctx.values, False]
             return *_ConvolutionGradient.apply(gradient, x, weight, ctx.sizes, mask), None, None
@@ -124,7 +124,8 @@ class _ConvolutionGradient(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, along_x: Tensor | None, along_weight: Tensor | None) -> tuple[Any, ...]:
+    def backward(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Any, ...]:
+        along_x, along_weight = grad_outputs
         gradient, x, weight = ctx.saved_tensors
         by_gradient = by_x = None
         if along_x is not None:
@@ -167,8 +168,8 @@ class _BatchNorm(Function):
         return y
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, mean, scale = ctx.saved_tensors
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,), (x, weight, mean, scale) = grad_outputs, ctx.saved_tensors
         if torch.is_grad_enabled():  # the first time, to be differentiated again
             gradients = _BatchNormGradient.apply(gradient, x, weight, mean, scale, ctx.eps)
             return *gradients, None, None, None, None
@@ -217,9 +218,8 @@ class _BatchNormGradient(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(
-        ctx: Any, along: Tensor | None, along_weight: Tensor | None, along_bias: Tensor | None
-    ) -> tuple[Any, ...]:
+    def backward(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Any, ...]:
+        along, along_weight, along_bias = grad_outputs
         gradient, x, weight, mean, scale, sum_gh, sum_g = ctx.saved_tensors
         n = x.numel() / x.shape[1]
         zero = torch.zeros_like(weight)
