@@ -124,7 +124,9 @@ class _ConvolutionGradient(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Any, ...]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *grad_outputs: Tensor | None
+    ) -> tuple[Any, ...]:
         along_x, along_weight = grad_outputs
         gradient, x, weight = ctx.saved_tensors
         by_gradient = by_x = None
@@ -218,7 +220,9 @@ class _BatchNormGradient(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Any, ...]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *grad_outputs: Tensor | None
+    ) -> tuple[Any, ...]:
         along, along_weight, along_bias = grad_outputs
         gradient, x, weight, mean, scale, sum_gh, sum_g = ctx.saved_tensors
         n = x.numel() / x.shape[1]
