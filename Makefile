@@ -36,8 +36,7 @@ docs: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 bench: $(READY)
-	$(BIN)/python benchmarks/projection.py
-	$(BIN)/python benchmarks/meta_gradient.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench.py --output results/bench.json
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("multirobust needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; set PYTHON=..." if sys.version_info < (3, 11) else 0)'

@@ -106,10 +106,11 @@ def inputs(x: Tensor, threat: Threat) -> dict[str, Tensor]:
 
 
 def time_rows(name: str, x: Tensor, repeats: int) -> list[dict]:
-    """Time the sort and each projection in turn; return a row for each projection."""
+    """Time a sort, a copy and each projection in turn; return a row for each projection."""
     tasks: dict[tuple[str, str], Callable[[], object]] = {}
     flat = torch.randn(x.shape, generator=torch.Generator().manual_seed(2)).to(x).flatten(1)
     tasks["sort", ""] = lambda: flat.sort(dim=1)
+    tasks["copy", ""] = flat.clone
     for norm, threat in threats_for("cifar10").items():
         for kind, x_adv in inputs(x, threat).items():
             tasks[norm, kind] = lambda t=threat, z=x_adv: t.project(z, x)
@@ -120,7 +121,7 @@ def time_rows(name: str, x: Tensor, repeats: int) -> list[dict]:
         for key, task in tasks.items():
             seconds[key].append(clock(task, x.device))
     medians = {key: statistics.median(runs[1:]) for key, runs in seconds.items()}  # after a warm-up
-    sort = medians.pop(("sort", ""))
+    sort, copy = medians.pop(("sort", "")), medians.pop(("copy", ""))
     return [
         {
             "images": name,
@@ -128,6 +129,7 @@ def time_rows(name: str, x: Tensor, repeats: int) -> list[dict]:
             "input": kind,
             "ms": 1e3 * median,
             "sort ms": 1e3 * sort,
+            "copy ms": 1e3 * copy,
             "times a sort": median / sort,
         }
         for (norm, kind), median in medians.items()

@@ -12,7 +12,7 @@ from multirobust.metagrad import call_with, look_ahead_loss, meta_gradient
 from multirobust.models import NoiseGenerator
 from multirobust.threats import L1, L2, Linf
 
-MODES = ["mixed_vjp", "unrolled", "forward_over_reverse"]
+MODES = ["mixed_vjp", "recomputed", "unrolled", "forward_over_reverse"]
 every_mode = pytest.mark.parametrize("mode", MODES)
 
 

@@ -28,6 +28,7 @@ from multirobust.training import Silent
 from multirobust.training.loop import Loop
 
 __all__ = [
+    "Clock",
     "Needs",
     "Rotation",
     "Times",
@@ -35,6 +36,8 @@ __all__ = [
     "held",
     "measure",
     "rotate",
+    "time_bare",
+    "time_steps",
     "warm_rounds",
 ]
 
@@ -157,16 +160,21 @@ def held(target: object, **values: object) -> Iterator[None]:
 
 @final
 class Clock:
-    """Marks moments of the device without waiting for it."""
+    """Marks moments of the device without waiting for it.
+
+    On a CPU they are of processor time if there is one thread, which what else runs on the machine
+    disturbs little, and of wall time otherwise.
+    """
 
     def __init__(self, device: torch.device):
         self.device = device
         self.cuda = device.type == "cuda"
+        self._read = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
 
     def mark(self) -> Any:
         """Return a moment: an event in the stream, or the time of a device that does not queue."""
         if not self.cuda:
-            return time.perf_counter()
+            return self._read()
         event = torch.cuda.Event(enable_timing=True)
         event.record(torch.cuda.current_stream(self.device))
         return event
@@ -239,20 +247,31 @@ def warm_rounds(loop: Loop) -> int:
 
 def _round(loop: Loop, times: Times, passes: int, clock: Clock, deadline: Deadline) -> bool:
     """Measure everything once; false if time ran out before."""
-    if not _steps(loop, times, clock, deadline):
+    if not time_steps(loop, times, clock, deadline):
         return False
     tf32 = torch.backends.cudnn.allow_tf32
     with loop.runtime.reproducible():
-        times.bare.append(_bare(loop, passes, clock))
+        times.bare.append(time_bare(loop, passes, clock))
     if clock.cuda:
         with held(torch.backends.cudnn, allow_tf32=tf32, deterministic=False, benchmark=True):
-            times.autotuned.append(_bare(loop, passes, clock))
+            times.autotuned.append(time_bare(loop, passes, clock))
     return True
 
 
-def _steps(loop: Loop, times: Times, clock: Clock, deadline: Deadline) -> bool:
-    """Take an untimed step and one with each attack; false if time ran out before."""
-    count, first, meter = len(times.arms), loop.step + 1, loop.meter
+def time_steps(
+    loop: Loop, times: Times, clock: Clock, deadline: Deadline, *, untimed: int = 1
+) -> bool:
+    """Take an untimed step and one with each attack; false if time ran out before.
+
+    Args:
+        loop: See `measure`.
+        times: Takes what is measured.
+        clock: Marks the moments.
+        deadline: Ends the steps early.
+        untimed: Steps before the timed ones, 0 or 1. With 0 the first one has the start of an
+            epoch in it, which a CPU does not notice.
+    """
+    count, first, meter = len(times.arms), loop.step + untimed, loop.meter
     marks: list[Any] = []
     passed: list[tuple[int, int]] = []
 
@@ -263,6 +282,9 @@ def _steps(loop: Loop, times: Times, clock: Clock, deadline: Deadline) -> bool:
 
     if clock.cuda:
         torch.cuda.reset_peak_memory_stats(clock.device)
+    if not untimed:
+        marks.append(clock.mark())
+        passed.append((meter.forwards, meter.backwards))
     with contextlib.suppress(Interrupted):
         loop.run(Silent(), "step time", stop)
     if len(marks) <= count:
@@ -279,7 +301,7 @@ def _steps(loop: Loop, times: Times, clock: Clock, deadline: Deadline) -> bool:
     return True
 
 
-def _bare(loop: Loop, passes: int, clock: Clock) -> dict[str, float]:
+def time_bare(loop: Loop, passes: int, clock: Clock) -> dict[str, float]:
     """Return the seconds of each bare pass on one batch, as the loop makes its passes.
 
     In its precision, compiled and replayed if the loop's are.

@@ -125,7 +125,7 @@ def _facts(
     backends = torch.backends
     try:
         with held(backends.cudnn, allow_tf32=tf32), held(backends.cuda.matmul, allow_tf32=tf32):
-            loop = _loop(case, options)
+            loop = loop_of(case, options)
             times = measure(loop, repeats=options.repeats, passes=options.passes, deadline=deadline)
     except torch.OutOfMemoryError:
         return {**case._asdict(), "error": "out of memory"}
@@ -139,10 +139,18 @@ def _facts(
     return _described(case, times, options.batch) if times.steps else None
 
 
-def _loop(case: Case, options: argparse.Namespace) -> Loop:
-    """Return a training of random images that keeps nothing."""
+def loop_of(
+    case: Case, options: argparse.Namespace, defense: defenses.Defense[Any] | None = None
+) -> Loop:
+    """Return a training of random images that keeps nothing.
+
+    Args:
+        case: What is timed.
+        options: recipe, set, repeats, batch, size and device count.
+        defense: In place of the one that the case names.
+    """
     recipe = load_recipe(options.recipe, [*options.set, f"model.name={case.model}"])
-    defense = defenses.build(case.defense, recipe, channels=3)
+    defense = defense or defenses.build(case.defense, recipe, channels=3)
     rotate(defense)
     steps = (options.repeats + MOST_WARM_ROUNDS) * (len(arms_of(defense)) + 1)
     data = _random_data((steps + 1) * options.batch, options.size)

@@ -1,4 +1,4 @@
-"""The gradient through one look-ahead step of gradient descent, computed three exact ways.
+"""The gradient through one look-ahead step of gradient descent, computed four exact ways.
 
     theta_hat(phi) = theta - lr * grad_theta inner(theta, phi)          (Eq. 9)
     meta-gradient  = grad_phi outer(theta_hat(phi))                     (the gradient of Eq. 10)
@@ -17,10 +17,11 @@ from collections.abc import Callable, Mapping
 from typing import Literal, NamedTuple, TypeAlias
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd import forward_ad
 
 from multirobust.errors import InputError, lookup_error
+from multirobust.second_order import FixedWeights, call_with
 
 __all__ = ["MetaGradient", "Mode", "call_with", "look_ahead_loss", "meta_gradient"]
 
@@ -28,7 +29,7 @@ Parameters: TypeAlias = dict[str, Tensor]
 Inner: TypeAlias = Callable[[Parameters, tuple[Tensor, ...]], Tensor]
 Outer: TypeAlias = Callable[[Parameters], Tensor]
 Total: TypeAlias = Callable[[tuple[Tensor, ...]], tuple[Tensor, ...]]
-Mode: TypeAlias = Literal["mixed_vjp", "unrolled", "forward_over_reverse"]
+Mode: TypeAlias = Literal["mixed_vjp", "recomputed", "unrolled", "forward_over_reverse"]
 
 
 class MetaGradient(NamedTuple):
@@ -62,6 +63,8 @@ def meta_gradient(
 
     - "mixed_vjp": the inner gradient with its graph, the outer gradient v at theta_hat, then one
       backward pass through the inner gradient. The two losses share no graph.
+    - "recomputed": the same without keeping the inner graph while the outer gradient is formed:
+      less memory, more time. It evaluates `inner` twice, like "forward_over_reverse".
     - "unrolled": one graph from phi through theta_hat to the outer loss.
     - "forward_over_reverse": the tangent, in direction v, of theta -> grad_phi inner(theta, phi).
       It evaluates `inner` twice, so `inner` must return the same value when called again: draw its
@@ -119,23 +122,6 @@ def look_ahead_loss(
         return _scalar(outer(_step(leaves, total(gradient), lr)), "outer")
 
 
-def call_with(model: nn.Module, theta: Mapping[str, Tensor], x: Tensor) -> Tensor:
-    """Return model(x) as if the parameters of the model were theta.
-
-    Its buffers are replaced by clones for the call, so that BatchNorm in training mode uses the
-    statistics of x without a change to the running ones. Works under reverse mode, forward mode
-    and the transforms of `torch.func`.
-
-    Args:
-        model: Any module.
-        theta: Parameters by name, as in `dict(model.named_parameters())`; one that is left out
-            keeps the value that it has in the model.
-        x: What the model is called with.
-    """
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    return torch.func.functional_call(model, {**buffers, **theta}, (x,))
-
-
 def _unrolled(
     inner: Inner,
     outer: Outer,
@@ -159,15 +145,46 @@ def _mixed_vjp(
     lr: float | Tensor,
     total: Total,
 ) -> MetaGradient:
-    inner_loss = _scalar(inner(theta, phi), "inner")
+    with FixedWeights(theta.values()):
+        inner_loss = _scalar(inner(theta, phi), "inner")
     gradient = _gradients(inner_loss, tuple(theta.values()), create_graph=True)
     outer_loss, direction = _look_ahead(outer, theta, gradient, lr, total)
+    gradients = _mixed(gradient, direction, phi, lr)
+    return MetaGradient(gradients, outer_loss, inner_loss.detach())
+
+
+def _recomputed(
+    inner: Inner,
+    outer: Outer,
+    theta: Parameters,
+    phi: tuple[Tensor, ...],
+    lr: float | Tensor,
+    total: Total,
+) -> MetaGradient:
+    inner_loss = _scalar(inner(theta, phi), "inner")
+    gradient = _gradients(inner_loss, tuple(theta.values()))
+    inner_loss = inner_loss.detach()  # frees its graph before the outer pass
+    outer_loss, direction = _look_ahead(outer, theta, gradient, lr, total)
+    del gradient
+    with FixedWeights(theta.values(), values=False):
+        again = inner(theta, phi)
+    gradient = _gradients(again, tuple(theta.values()), create_graph=True)
+    return MetaGradient(_mixed(gradient, direction, phi, lr), outer_loss, inner_loss)
+
+
+def _mixed(
+    gradient: tuple[Tensor, ...],
+    direction: tuple[Tensor, ...],
+    phi: tuple[Tensor, ...],
+    lr: float | Tensor,
+) -> tuple[Tensor, ...]:
+    """Return -lr d/dphi <gradient, direction>."""
     pairs = [(g, v) for g, v in zip(gradient, direction, strict=True) if g.requires_grad]
     if not pairs:
-        return MetaGradient(_zeros(phi), outer_loss, inner_loss.detach())
+        return _zeros(phi)
     outputs, cotangents = zip(*pairs, strict=True)
     mixed = torch.autograd.grad(outputs, phi, cotangents, allow_unused=True, materialize_grads=True)
-    return MetaGradient(tuple(-lr * m for m in mixed), outer_loss, inner_loss.detach())
+    return tuple(-lr * m for m in mixed)
 
 
 def _forward_over_reverse(
@@ -200,6 +217,7 @@ def _forward_over_reverse(
 
 _MODES: dict[str, Callable[..., MetaGradient]] = {
     "mixed_vjp": _mixed_vjp,
+    "recomputed": _recomputed,
     "unrolled": _unrolled,
     "forward_over_reverse": _forward_over_reverse,
 }

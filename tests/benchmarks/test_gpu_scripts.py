@@ -171,14 +171,14 @@ def test_numbers_of_other_settings_are_not_mixed(all_cases, capsys):
 
 
 def test_a_case_out_of_memory_is_recorded_and_the_rest_goes_on(tmp_path, monkeypatch):
-    loop_of = step_time._loop
+    made = step_time.loop_of
 
     def small_memory(case, options):
         if case.defense == "standard":
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return loop_of(case, options)
+        return made(case, options)
 
-    monkeypatch.setattr(step_time, "_loop", small_memory)
+    monkeypatch.setattr(step_time, "loop_of", small_memory)
     output = tmp_path / "step_time.json"
     arguments = ("--precisions", "float32", "--defenses", "standard", "ant")
     assert toy_steps(output, *arguments) == slices.DONE

@@ -102,7 +102,7 @@ def test_the_generator_steps_against_the_brute_force_meta_gradient(threat, condi
 @every_threat
 def test_every_meta_mode_takes_the_same_step(threat):
     problem, weights = Problem(threat), []
-    for mode in ("mixed_vjp", "unrolled", "forward_over_reverse"):
+    for mode in ("mixed_vjp", "recomputed", "unrolled", "forward_over_reverse"):
         defense = defense_for(threat, meta_mode=mode).double()
         views = problem.adapt(defense)
         weights.append(vector(defense.noise))

@@ -8,9 +8,10 @@ from pydantic import Field, field_validator
 
 from multirobust.config.section import Count, NonNegative, Positive, Section
 
-__all__ = ["DefenseConfig", "Norm"]
+__all__ = ["DefenseConfig", "MetaMode", "Norm"]
 
 Norm = Literal["linf", "l2", "l1"]
+MetaMode = Literal["mixed_vjp", "recomputed", "unrolled", "forward_over_reverse"]
 _Share = Annotated[float, Field(ge=0, le=1, strict=True)]
 _Rate = Annotated[float, Field(gt=0, le=1, strict=True)]
 _Sampler = Literal[
@@ -109,7 +110,7 @@ class DefenseConfig(Section):
     generator_depth: Count = 1
     generator_rate: NonNegative = 1.0
     generator_optimizer: Literal["gradient_descent", "sgd"] = "gradient_descent"
-    meta_mode: Literal["mixed_vjp", "unrolled", "forward_over_reverse"] = "mixed_vjp"
+    meta_mode: MetaMode = "mixed_vjp"
     meta_share: Annotated[float, Field(gt=0, le=1, strict=True)] = 1.0
     meta_every: Annotated[int, Field(ge=0, strict=True)] = 1
     meta_report: Annotated[bool, Field(strict=True)] = False

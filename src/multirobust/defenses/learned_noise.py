@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, Literal, final
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
 
 from multirobust.attacks import Sampler, attacking
 from multirobust.attacks.choosing import MixedSampler
+from multirobust.config.defense import MetaMode
 from multirobust.data import Batch
 from multirobust.defenses.base import Defense, Loss, cross_entropy, run_directly
 from multirobust.defenses.consistency import (
@@ -30,8 +31,6 @@ from multirobust.ranks import Part
 from multirobust.threats import BallMap, HardProjection, MixedThreat, Threat, mapped_into
 
 __all__ = ["MNGAC"]
-
-MetaMode = Literal["mixed_vjp", "unrolled", "forward_over_reverse"]
 
 
 @final
