@@ -138,7 +138,7 @@ class Watched(Defense[ConsistencyViews]):
         noise = torch.Generator(batch.x.device).manual_seed(self.steps)
         rate = torch.full((), lr, dtype=batch.x.dtype, device=batch.x.device)
         rows = (batch.x[:count], batch.y[:count], views.x_adv[:count], rate)
-        gradients, _ = self.defense._gradients(
+        gradients, *_ = self.defense._gradients(
             model, views.threat, batch.place, *rows, generator=noise
         )
         return torch.cat([gradient.flatten() for gradient in gradients])

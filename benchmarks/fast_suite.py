@@ -10,8 +10,8 @@ is written as soon as it is measured, and one that the JSON file holds already i
 --masked adds models that hide their gradients behind each run: "steps" sees pixels in 16 levels,
 "scaled" multiplies its logits by 10,000.
 
---searches N asks instead how far random search agrees with itself: N seeds of Square alone, 5,000
-queries an image, on the models that --masked names; the list "searches" holds what each left.
+--searches N asks instead how far random search agrees with itself: N seeds of Square alone, with
+--queries an image, on the models that --masked names; the list "searches" holds what each left.
 
 Passes are forward plus backward, of all images. A row with few images left says little in percent.
 """
@@ -71,6 +71,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--development", nargs="*", default=[], help="models that took part")
     parser.add_argument("--masked", nargs="*", default=[], choices=MASKS)
     parser.add_argument("--searches", type=int, default=0, metavar="N")
+    parser.add_argument("--queries", type=int, default=5000, help="an image, with --searches")
     parser.add_argument("--limit", type=int, default=500)
     parser.add_argument("--norms", nargs="+", default=["linf", "l2", "l1"])
     parser.add_argument("--batch", type=int, default=250)
@@ -195,13 +196,15 @@ def searched(case: dict[str, Any], norm: str, options: argparse.Namespace) -> di
     left = []
     for seed in range(options.searches):
         draw = torch.Generator(x.device).manual_seed(seed)
-        x_adv = Square(threat=threat).run(model, x, y, batch_size=options.batch, generator=draw)
+        attack = Square(threat=threat, iterations=options.queries)
+        x_adv = attack.run(model, x, y, batch_size=options.batch, generator=draw)
         left.append(verdicts(model, x_adv, y, options.batch))
     differ = [int((one != other).sum()) for one, other in itertools.combinations(left, 2)]
     return {
         "model": case["model"],
         "norm": norm,
         "images": images,
+        "queries": options.queries,
         "least": 100 * min(int(each.sum()) for each in left) / images,
         "most": 100 * max(int(each.sum()) for each in left) / images,
         "most_verdicts_differ": 100 * max(differ, default=0) / images,

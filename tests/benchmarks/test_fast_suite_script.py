@@ -21,9 +21,8 @@ def test_both_suites_are_compared_image_by_image_and_nothing_is_measured_twice(f
     assert (row["norm"], row["images"]) == ("linf", 16)
     again = module.main([str(finished / "adv_linf-s0"), *options])
     assert again["rows"] == found["rows"]
-    found = module.main(
-        [str(finished / "adv_linf-s0"), *options, "--masked", "steps", "--searches", "2"]
-    )
+    search = ["--masked", "steps", "--searches", "2", "--queries", "20"]
+    found = module.main([str(finished / "adv_linf-s0"), *options, *search])
     assert json.loads(report.read_text("utf-8")) == found
     (search,) = found["searches"]
     assert search["model"].endswith("_steps")
