@@ -13,6 +13,14 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[1]
 PICKLES = ("data_batch_1", "test_batch", "batches.meta")
 PICKLE_BYTES = {"data_batch_1": 31_035_704, "test_batch": 31_035_526, "batches.meta": 158}
+WAYS_TO_GET = (
+    "option `folder`",
+    "--set data.folder=PATH",
+    "MULTIROBUST_DATA",
+    "download=True",
+    "--set data.download=true",
+)
+"""What an error about missing files names, in Python and as a command."""
 
 
 @pytest.fixture(scope="session")

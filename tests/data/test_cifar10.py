@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from fixtures_data import WAYS_TO_GET
 from multirobust.data import CropFlip, cifar10
 from multirobust.data.cifar10 import CIFAR10, CLASS_NAMES, read_splits
 from multirobust.data.pickles import PickleArchive
@@ -90,7 +91,7 @@ def test_a_missing_file_is_named_with_the_ways_to_get_it(tmp_path):
         cifar10(tmp_path, train_limit=10)
     message = str(caught.value)
     assert str(tmp_path / "cifar-10-batches-py" / "data_batch_1") in message
-    for way in ("option `folder`", "MULTIROBUST_DATA", "download=True"):
+    for way in WAYS_TO_GET:
         assert way in message
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from fixtures_data import WAYS_TO_GET
 from multirobust.data import CropFlip, cifar100, load_split
 from multirobust.data.pickles import PickleArchive
 from multirobust.errors import DataError, InputError
@@ -112,5 +113,5 @@ def test_a_truncated_pickle_has_another_checksum(official):
 def test_a_missing_file_is_named_with_the_ways_to_get_it(tmp_path):
     with pytest.raises(DataError) as caught:
         cifar100(tmp_path)
-    for words in ("cifar-100-python", "option `folder`", "MULTIROBUST_DATA", "download=True"):
+    for words in ("cifar-100-python", *WAYS_TO_GET):
         assert words in str(caught.value)

@@ -236,7 +236,8 @@ def test_download_gets_the_files_once(published, downloads, tmp_path):
     assert torch.equal(found.images, cifar10c(published, "frost", 5).images)
     check_cifar10c(tmp_path / "new", download=True)
     assert downloads == [None]
-    with pytest.raises(DataError, match=r"CIFAR-10-C/labels\.npy is missing; .*download=True"):
+    told = r"CIFAR-10-C/labels\.npy is missing; .*--set data\.download=true"
+    with pytest.raises(DataError, match=told):
         cifar10c(tmp_path / "other", "frost", 5)
 
 

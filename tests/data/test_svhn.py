@@ -11,6 +11,7 @@ import pytest
 import torch
 from scipy.io import savemat
 
+from fixtures_data import WAYS_TO_GET
 from local_server import server
 from multirobust.data import load_split, svhn, svhn_extra
 from multirobust.data.content import content_digest
@@ -87,7 +88,7 @@ def test_the_test_images_are_read_without_the_others(folder):
 def test_a_missing_file_is_named_with_the_ways_to_get_it(tmp_path):
     with pytest.raises(DataError) as caught:
         svhn(tmp_path)
-    for words in ("svhn/test_32x32.mat", "option `folder`", "MULTIROBUST_DATA", "download=True"):
+    for words in ("svhn/test_32x32.mat", *WAYS_TO_GET):
         assert words in str(caught.value)
 
 

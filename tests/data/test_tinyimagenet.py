@@ -15,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
+from fixtures_data import WAYS_TO_GET
 from local_server import server
 from multirobust.data import CropFlip, load_split, tinyimagenet
 from multirobust.data.tinyimagenet import get_archive
@@ -133,7 +134,7 @@ def test_the_test_images_are_read_without_the_others(folder):
 def test_a_missing_folder_is_named_with_the_ways_to_get_it(tmp_path):
     with pytest.raises(DataError) as caught:
         tinyimagenet(tmp_path)
-    for words in ("tiny-imagenet-200", "option `folder`", "MULTIROBUST_DATA", "download=True"):
+    for words in ("tiny-imagenet-200", *WAYS_TO_GET):
         assert words in str(caught.value)
 
 

@@ -144,7 +144,9 @@ def test_fields_of_ones_own_images_are_refused_for_data_sets(override):
 @pytest.mark.parametrize("name", ["svhn", "tinyimagenet", "cifar100", "cifar10"])
 def test_a_shipped_recipe_without_its_files_says_how_to_get_them(name, tmp_path):
     chosen = load_recipe(name, [f"data.folder={str(tmp_path)!r}"])
-    with pytest.raises(DataError, match=r"is missing.*download=True"):
+    with pytest.raises(
+        DataError, match=r"is missing.*--set data\.folder=PATH.*--set data\.download=true"
+    ):
         prepare(chosen, tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
 

@@ -205,7 +205,7 @@ def test_a_row_starts_from_one_that_trains_on_the_same_images():
 
 def test_data_that_are_not_there_are_one_error_that_says_how_to_get_them(tmp_path):
     there = study("table-3", tmp_path, scale=scale_of("svhn"), overrides=("data.folder='none'",))
-    with pytest.raises(DataError, match=r"data\.download=true|download=True"):
+    with pytest.raises(DataError, match=r"--set data\.folder=PATH.*--set data\.download=true"):
         reproduce(there)
     assert not list(tmp_path.iterdir())
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import math
+import os
 import shutil
 
 import numpy as np
@@ -16,6 +18,7 @@ from multirobust.analysis import (
     per_norm_bars,
     union_against_cost,
 )
+from multirobust.experiment import landscapes
 from multirobust.report import (
     Figure,
     GalleryCell,
@@ -27,8 +30,19 @@ from multirobust.report import (
 )
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chrome"))), None)
+REQUIRED = bool(os.environ.get("CI") or os.environ.get("MULTIROBUST_BROWSER"))
+"""Whether a missing browser is a failure, as where all that must hold is checked."""
 IMAGE = np.arange(64, dtype=np.uint8).reshape(8, 8)
 LONG = "a_defense_with_a_name_that_is_longer_than_any_phone_is_wide_" * 2
+FIGURES_OF_RUNS = [
+    "Accuracy under each threat",
+    "Union accuracy against training time",
+    "Union accuracy against training passes",
+    "Accuracy against radius",
+    "Training curves",
+    "Loss around the images",
+    "Features of two classes",
+]
 
 CONTRASTS = """() => {
   const parse = (text) => {
@@ -64,10 +78,14 @@ CONTRASTS = """() => {
 
 @pytest.fixture(scope="module")
 def browser():
-    if CHROMIUM is None:
-        pytest.skip("no Chromium is installed (looked for chromium, google-chrome and chrome)")
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with sync_api.sync_playwright() as playwright:
+    missing = [] if CHROMIUM else ["Chromium (looked for chromium, google-chrome and chrome)"]
+    missing += [] if importlib.util.find_spec("playwright") else ["playwright"]
+    if missing:
+        absent = pytest.fail if REQUIRED else pytest.skip
+        absent(f"not installed: {' and '.join(missing)}")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
         )
@@ -122,7 +140,7 @@ def open_page(contexts, address):
     """Open the page, watching what it asks for and what it complains of."""
     opened = []
 
-    def build(width=1280, **options):
+    def build(width=1280, address=address, **options):
         page = contexts(**options).new_page()
         opened.append(page)
         page.set_viewport_size({"width": width, "height": 900})
@@ -340,3 +358,29 @@ def test_a_reader_who_wants_no_motion_gets_none(open_page):
         how = page.evaluate("getComputedStyle(document.documentElement).scrollBehavior")
         assert how == scroll
         assert page.evaluate("document.getAnimations().length") == 0
+
+
+def test_the_page_of_real_runs_draws_every_figure(
+    open_page, multirobust, runs, tmp_path, monkeypatch
+):
+    for name, count in (("IMAGES", 4), ("POINTS", 3), ("OF_EACH_CLASS", 4)):
+        monkeypatch.setattr(landscapes, name, count)
+    few = ("--limit", 4, "--iterations", 6, "--targets", 0, "--output", tmp_path / "curves")
+    assert multirobust("curve", runs / "adv_linf-s0", *few).code == 0
+    path = tmp_path / "report.html"
+    made = multirobust("report", runs, "--analyses", "--images", 1, "--output", path)
+    assert made.code == 0, made.err
+    page = unfolded(open_page(address=path.as_uri()))
+    assert page.locator("main figure h3").all_inner_texts() == FIGURES_OF_RUNS
+    page.evaluate("Promise.all([...document.images].map((image) => image.decode()))")
+    images = page.evaluate("[...document.images].map((i) => [i.naturalWidth, i.alt])")
+    changed = 3 * 3 + 2  # three norms of three models, and two that learned noise
+    assert len(images) == len(FIGURES_OF_RUNS) + 3 + 2 * changed
+    assert all(width > 0 and alt for width, alt in images)
+    assert page.locator("#each-attack ~ .scroll table").count() >= 1
+    assert column(page, 0) == ["adv_linf", "ant", "mng_ac"]
+    while heading(page, 0).get_attribute("aria-sort") != "descending":
+        heading(page, 0).get_by_role("button").click()
+    assert column(page, 0) == ["mng_ac", "ant", "adv_linf"]
+    assert page.complaints == []
+    assert {url for url in page.asked if not url.startswith("data:image/")} == {path.as_uri()}

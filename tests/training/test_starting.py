@@ -14,6 +14,9 @@ from torch.nn import functional as F
 from training_runs import STEPS_AN_EPOCH, outcome, small_cnn, small_digits, train
 
 from multirobust import models
+from multirobust.cli.common import recipe_of
+from multirobust.config import load_recipe
+from multirobust.config.finetuning import FINE_TUNING, departures
 from multirobust.data import Loader
 from multirobust.errors import CheckpointError, InputError, Interrupted, RunError
 from multirobust.experiment import evaluate_run, find_runs, load_data, open_run, plan, train_run
@@ -230,3 +233,68 @@ def test_the_command_line_fine_tunes_and_names_a_missing_file(trained, tmp_path,
     assert answer.code != 0
     assert "training.init_from: weights must be a file" in answer.err
     assert "Traceback" not in answer.err
+
+
+def published(recipe) -> dict:
+    sections = [(getattr(recipe, field.split(".")[0]), field) for field in FINE_TUNING]
+    return {field: getattr(section, field.split(".")[1]) for section, field in sections}
+
+
+def test_finetune_sets_what_is_published_and_what_is_said_wins():
+    start = Path("weights.pt")
+    recipe = recipe_of("digits", None, ["ramp"], init_from=start, finetune=True)
+    assert published(recipe) == {
+        "training.epochs": 3,
+        "training.peak_lr": 0.05,
+        "attack.batch_norm": "running",
+        "defense.ramp_pairing": 2.0,
+        "defense.ramp_projection": 0.0,
+    }
+    scratch = recipe_of("digits", None, ["ramp"], init_from=start)
+    assert published(scratch) == published(load_recipe("digits"))
+    said = ["training.epochs=5", "defense.ramp_pairing=1.5"]
+    changed = recipe_of("digits", said, ["ramp"], init_from=start, finetune=True)
+    other = {"training.epochs": 5, "defense.ramp_pairing": 1.5}
+    assert published(changed) == published(recipe) | other
+
+
+def test_finetune_without_a_model_to_start_from_is_one_clear_error(multirobust):
+    answer = multirobust("train", "digits", "--finetune")
+    assert answer.code == 2
+    assert "--finetune: needs a model to start from, got none; add --init-from PATH" in answer.err
+
+
+@pytest.mark.parametrize(
+    ("defenses", "said", "told"),
+    [
+        (["e_at"], [], "training.epochs 10 (3), training.peak_lr 0.21 (0.05)"),
+        (["e_at"], ["training.epochs=10"], "training.peak_lr 0.21 (0.05)"),
+        (["e_at"], ["training.epochs=10", "training.peak_lr=0.1"], ""),
+        (["sat", "e_at"], ["training={epochs=3}"], "attack.batch_norm batch (running)"),
+        (
+            ["ramp"],
+            ["training={epochs=3}"],
+            "defense.ramp_pairing 5.0 (2.0), defense.ramp_projection 0.5 (0.0)",
+        ),
+    ],
+)
+def test_departures_are_of_fields_that_are_read_and_that_nobody_said(defenses, said, told):
+    assert departures(recipe_of("digits", said, defenses), said) == told
+
+
+def test_a_start_from_a_model_with_settings_from_scratch_is_told_in_one_line(
+    trained, tmp_path, multirobust
+):
+    rest = (*SETTINGS, "--defense", "e_at", "--init-from", trained, "--output")
+    answer = multirobust("train", "digits", *rest, tmp_path / "scratch")
+    assert answer.code == 0, answer.err
+    told = [line for line in answer.err.splitlines() if "--finetune" in line]
+    assert told == [
+        "Not as published for fine-tuning: training.peak_lr 0.21 (0.05). --finetune sets what is "
+        "in brackets."
+    ]
+    answer = multirobust("train", "digits", "--finetune", *rest, tmp_path / "tuned")
+    assert answer.code == 0, answer.err
+    assert "--finetune" not in answer.err
+    run = find_runs([tmp_path / "tuned" / "e_at-s0"])[0]
+    assert (run.recipe.training.epochs, run.recipe.training.peak_lr) == (1, 0.05)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from multirobust.errors import InputError
+
 if TYPE_CHECKING:
     from multirobust.config import Recipe
 
@@ -16,6 +18,7 @@ __all__ = [
     "DefenseOption",
     "DevicesOption",
     "EvaluationOption",
+    "FineTuneOption",
     "FormatOption",
     "InitOption",
     "LimitOption",
@@ -72,6 +75,14 @@ InitOption = Annotated[
         help="Fine-tune: start from the weights of this run folder or file.",
     ),
 ]
+FineTuneOption = Annotated[
+    bool,
+    typer.Option(
+        "--finetune",
+        help="With --init-from: the published settings (3 epochs at 0.05, ...) in place of the "
+        "recipe's; --set wins.",
+    ),
+]
 DevicesOption = Annotated[
     int | None,
     typer.Option("--devices", metavar="N", min=1, help="Train on so many devices of this machine."),
@@ -112,11 +123,13 @@ def recipe_of(
     seed: list[int] | None = None,
     init_from: Path | None = None,
     devices: int | None = None,
+    finetune: bool = False,
 ) -> Recipe:
     """Return a recipe with the overrides of the command line."""
     from multirobust.config import load_recipe
+    from multirobust.config.finetuning import fine_tuning_overrides
 
-    chosen = list(overrides or [])
+    chosen = [*(fine_tuning_overrides() if finetune else []), *(overrides or [])]
     if defense:
         chosen.append(f"defenses={list(defense)!r}")
     if seed:
@@ -125,4 +138,10 @@ def recipe_of(
         chosen.append(f"training.init_from={json.dumps(str(init_from), ensure_ascii=False)}")
     if devices is not None:
         chosen.append(f"training.devices={devices}")
-    return load_recipe(source, chosen)
+    recipe = load_recipe(source, chosen)
+    if finetune and recipe.training.init_from is None:
+        raise InputError(
+            "--finetune: needs a model to start from, got none; add --init-from PATH, a run folder "
+            "or a file of weights."
+        )
+    return recipe

@@ -12,6 +12,7 @@ from multirobust import catalog
 from multirobust.cli.common import (
     DefenseOption,
     DevicesOption,
+    FineTuneOption,
     InitOption,
     OutputOption,
     RecipeArgument,
@@ -81,6 +82,7 @@ def train(
     defense: DefenseOption = None,
     seed: SeedOption = None,
     init_from: InitOption = None,
+    finetune: FineTuneOption = False,
     devices: DevicesOption = None,
     output: OutputOption = None,
 ) -> None:
@@ -88,8 +90,8 @@ def train(
 
     Example: multirobust train digits --defense sat --defense mng_ac --output runs/mine
     """
-    chosen = recipe_of(recipe, overrides, defense, seed, init_from, devices)
-    _train(chosen, output)
+    chosen = recipe_of(recipe, overrides, defense, seed, init_from, devices, finetune)
+    _train(chosen, output, overrides)
 
 
 def run_recipe(
@@ -98,6 +100,7 @@ def run_recipe(
     defense: DefenseOption = None,
     seed: SeedOption = None,
     init_from: InitOption = None,
+    finetune: FineTuneOption = False,
     devices: DevicesOption = None,
     output: OutputOption = None,
 ) -> None:
@@ -107,7 +110,8 @@ def run_recipe(
 
     Example: multirobust run cifar10_small --set data.folder=PATH
     """
-    _run(recipe_of(recipe, overrides, defense, seed, init_from, devices), output)
+    chosen = recipe_of(recipe, overrides, defense, seed, init_from, devices, finetune)
+    _run(chosen, output, overrides)
 
 
 def demo(output: OutputOption = None) -> None:
@@ -118,12 +122,14 @@ def demo(output: OutputOption = None) -> None:
     _run(recipe_of("digits"), output or Path("runs/demo"))
 
 
-def _train(recipe: Recipe, output: Path | None) -> list[Run]:
+def _train(recipe: Recipe, output: Path | None, said: list[str] | None = None) -> list[Run]:
     """Train, and return the runs that this process goes on with: none, if another one does."""
     started = launched()
     if started is None and recipe.training.devices > 1:
         launch(recipe.training.devices, sys.argv[1:])
         return []
+    if started is None or started.rank == 0:
+        _tell_departures(recipe, said or [])
     from multirobust.experiment import prepare, train_all
     from multirobust.training import display_for, stop_on_interrupt, together
 
@@ -133,11 +139,20 @@ def _train(recipe: Recipe, output: Path | None) -> list[Run]:
     return runs if started is None or started.rank == 0 else []
 
 
-def _run(recipe: Recipe, output: Path | None) -> None:
+def _tell_departures(recipe: Recipe, said: list[str]) -> None:
+    """Say so if a run starts from a model with the settings of a training from scratch."""
+    from multirobust.config.finetuning import departures
+
+    found = departures(recipe, said) if recipe.training.init_from is not None else ""
+    if found:
+        tell(f"Not as published for fine-tuning: {found}. --finetune sets what is in brackets.")
+
+
+def _run(recipe: Recipe, output: Path | None, said: list[str] | None = None) -> None:
     from multirobust.experiment import evaluate_all, result_of
     from multirobust.report import comparison, text
 
-    runs = _train(recipe, output)
+    runs = _train(recipe, output, said)
     if not runs:
         return
     evaluate_all(runs, tell=tell)

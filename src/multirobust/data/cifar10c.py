@@ -14,7 +14,7 @@ from torch import Tensor
 from multirobust.data.datasets import Split
 from multirobust.data.download import download as fetch
 from multirobust.data.download import unpack
-from multirobust.data.places import ENVIRONMENT, folder_of
+from multirobust.data.places import ENVIRONMENT, GET_AGAIN, folder_of
 from multirobust.errors import DataError, InputError, lookup_error
 
 __all__ = ["check_cifar10c", "cifar10c", "corrupted_images", "get_files"]
@@ -52,11 +52,11 @@ CORRUPTIONS = (
 """Those of the archive, a file each."""
 FILES = tuple(f"{name}.npy" for name in (LABELS, *CORRUPTIONS))
 
-_AGAIN = "delete it and pass download=True (data.download=true), or copy it again."
+_AGAIN = f"delete it and {GET_AGAIN}"
 _WAY_OUT = (
-    f"pass the folder that holds {FOLDER} (option `folder`, evaluation.corruptions of a recipe, or "
-    f"the environment variable {ENVIRONMENT}), or download=True (data.download=true) to get it "
-    f"from {URL}."
+    f"pass the folder that holds {FOLDER} (option `folder`, on the command line --set "
+    f"evaluation.corruptions=PATH, or the environment variable {ENVIRONMENT}), or download=True "
+    f"(on the command line --set data.download=true) to get it from {URL}."
 )
 
 

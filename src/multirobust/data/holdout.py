@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from multirobust.data.datasets import Split
+from multirobust.data.places import GET_AGAIN
 from multirobust.errors import DataError, InputError
 
 __all__ = ["hold_out", "hold_out_rows", "limit", "limit_of_published", "stratified_order"]
@@ -119,9 +120,9 @@ def limit_of_published(
     """
     if available > published or not available or (value is None and available < published):
         some = 0 < available < published
-        fewer = f"; to use only those, pass {name}={available}" if some else ""
+        fewer = f" To use only those, pass {name}={available}." if some else ""
         raise DataError(
             f"{where} must hold the {published:,} published images, got {available:,}: it is not "
-            f"whole, or not the published one. Get it again with download=True{fewer}."
+            f"whole, or not the published one. Delete it and {GET_AGAIN}{fewer}"
         )
     return limit(name, value, available)

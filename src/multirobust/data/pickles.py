@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multirobust.data.download import download, unpack
-from multirobust.data.places import ENVIRONMENT, folder_of
+from multirobust.data.places import GET_AGAIN, folder_of, ways_to_get
 from multirobust.errors import DataError
 
 __all__ = ["SHAPE", "ArraysOnly", "PickleArchive"]
@@ -74,8 +74,7 @@ class PickleArchive:
         if found != md5:
             raise DataError(
                 f"{self.title}: {path} must have the published MD5 {md5}, got {found} "
-                f"({len(content):,} bytes); it was not opened. Delete it and pass download=True, "
-                "or copy it again."
+                f"({len(content):,} bytes); it was not opened. Delete it and {GET_AGAIN}"
             )
         try:
             values = ArraysOnly(io.BytesIO(content), encoding="latin1").load()
@@ -119,9 +118,7 @@ class PickleArchive:
             return path.read_bytes()
         except FileNotFoundError as error:
             raise DataError(
-                f"{self.title}: {path} is missing. Pass the folder that holds {self.folder} "
-                f"(option `folder` or the environment variable {ENVIRONMENT}), or download=True "
-                f"to get it from {self.url}."
+                f"{self.title}: {path} is missing. {ways_to_get(self.folder, self.url)}"
             ) from error
         except OSError as error:
             raise DataError(f"{self.title}: {path} cannot be read ({error}).") from error

@@ -15,7 +15,7 @@ from multirobust.data.content import content_digest
 from multirobust.data.datasets import Data, Split
 from multirobust.data.download import download as fetch
 from multirobust.data.holdout import hold_out, limit_of_published
-from multirobust.data.places import ENVIRONMENT, folder_of
+from multirobust.data.places import GET_AGAIN, folder_of, ways_to_get
 from multirobust.errors import DataError
 
 __all__ = ["Part", "get_file", "read_mat", "svhn", "svhn_extra", "svhn_test"]
@@ -192,10 +192,7 @@ def _count(path: Path, most: int) -> int:
     from scipy.io import whosmat
 
     if not path.is_file():
-        raise DataError(
-            f"SVHN: {path} is missing. Pass the folder that holds it (option `folder` or the "
-            f"environment variable {ENVIRONMENT}), or download=True to get it from {URL}."
-        )
+        raise DataError(f"SVHN: {path} is missing. {ways_to_get('it', URL)}")
     declared = {name: (shape, kind) for name, shape, kind in _parsed(path, lambda: whosmat(path))}
     if not {"X", "y"} <= declared.keys():
         raise _wrong(path, f"it holds {', '.join(sorted(declared)) or 'nothing'}")
@@ -215,7 +212,7 @@ def _parsed(path: Path, parse: Any) -> Any:
     except Exception as error:  # SciPy raises a dozen kinds for a damaged file.
         raise DataError(
             f"SVHN: {path} is damaged, or no MATLAB file of version 5 ({type(error).__name__}: "
-            f"{error}). Delete it and pass download=True, or copy it again."
+            f"{error}). Delete it and {GET_AGAIN}"
         ) from error
 
 

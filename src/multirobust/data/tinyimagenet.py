@@ -18,7 +18,7 @@ from multirobust.data.download import download as fetch
 from multirobust.data.download import unpack_zip
 from multirobust.data.holdout import hold_out, limit_of_published, stratified_order
 from multirobust.data.pictures import Form
-from multirobust.data.places import ENVIRONMENT, folder_of
+from multirobust.data.places import folder_of, ways_to_get
 from multirobust.errors import DataError
 
 __all__ = ["get_archive", "tinyimagenet", "tinyimagenet_test"]
@@ -218,10 +218,7 @@ def _lines(path: Path) -> list[str]:
     try:
         return [line for line in path.read_text("utf-8").splitlines() if line.strip()]
     except FileNotFoundError as error:
-        raise DataError(
-            f"Tiny-ImageNet: {path} is missing. Pass the folder that holds {FOLDER} (option "
-            f"`folder` or the environment variable {ENVIRONMENT}), or download=True to get it "
-            f"from {URL}."
-        ) from error
+        ways = ways_to_get(FOLDER, URL)
+        raise DataError(f"Tiny-ImageNet: {path} is missing. {ways}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"Tiny-ImageNet: {path} cannot be read ({error}).") from error

@@ -200,9 +200,11 @@ def _mng_ac_spatial(parts: Ingredients) -> Defense:
 def _rst_linf(parts: Ingredients) -> Defense:
     """Robust self-training: TRADES itself, on batches of labeled and pseudo-labeled images.
 
-    The loader mixes them (`Data.unlabeled`). Published: TRADES with beta 6 in linf 8/255, 10 steps
-    of 0.007; half of a batch of 256 is pseudo-labeled; 200 epochs, each a pass over the labeled
-    images.
+    The loader mixes them (`Data.unlabeled`). Published for CIFAR-10, and the default here: TRADES
+    with beta 6 in linf 8/255, 10 steps, half of each batch pseudo-labeled, an epoch is a pass over
+    the labeled images. Published, but left to the recipe, since all its defenses share them: steps
+    of 0.007, batches of 256, 200 epochs. The shipped recipes have the settings of Table 1 there, on
+    CIFAR-10 steps of 1/255, batches of 128 and 30 epochs.
 
     References: Carmon, Raghunathan, Schmidt, Liang and Duchi, Unlabeled data improves adversarial
     robustness, NeurIPS 2019.
@@ -233,7 +235,15 @@ def _e_at(parts: Ingredients) -> Defense:
 
 
 def _ramp(parts: Ingredients) -> Defense:
-    """RAMP with the optimizer's momentum and weight decay; see there for what departs."""
+    """RAMP with the optimizer's momentum and weight decay; see there for what departs.
+
+    Published: Auto-PGD with 10 steps in linf and l1, BatchNorm in evaluation mode (see
+    `batch_norm_during`), a pairing of 5 and a projection of 0.5 from scratch; 2 and none for
+    fine-tuning (see `config.finetuning`).
+
+    References: Jiang and Singh, RAMP: Boosting adversarial robustness against multiple lp
+    perturbations for universal robustness, NeurIPS 2024.
+    """
     config, training = parts.config, parts.training
     key, other = (parts.extreme_attack(norm) for norm in config.ramp_norms)
     return RAMP(
