@@ -176,8 +176,9 @@ def test_a_preset_or_a_suite_of_no_norm_is_enough_for_images_of_ones_own(
 
 
 def test_a_radius_of_the_wrong_scale_is_an_error_before_a_folder_is_made(nearest, tmp_path):
-    with pytest.raises(InputError, match="write 8 / 255, not 8"):
-        evaluated(nearest, overrides=["threats.linf=8"], output=tmp_path / "out")
+    for norm, radius in (("linf", 16), ("l2", 128), ("l1", 2000)):
+        with pytest.raises(InputError, match=f"write {radius} / 255, which is"):
+            evaluated(nearest, overrides=[f"threats.{norm}={radius}"], output=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

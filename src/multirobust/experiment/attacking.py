@@ -19,6 +19,7 @@ from multirobust.config import Recipe
 from multirobust.data import Data, Split
 from multirobust.errors import InputError
 from multirobust.evaluation import Course, Outcomes, Part, Shard, Suite
+from multirobust.evaluation.evaluate import check_radii
 from multirobust.experiment.building import check_corruptions, load_data, load_model
 from multirobust.experiment.evaluated import ADVERSARIAL, PARTIAL
 from multirobust.experiment.runs import find_runs
@@ -34,6 +35,7 @@ __all__ = [
     "Subject",
     "evaluate_and_save",
     "images_of",
+    "suite_of",
 ]
 
 
@@ -152,7 +154,7 @@ def _course(pickled: bytes) -> Course:
             f"give each part one with --gpus, or use --set training.device=cpu."
         )
     model, images = work.subject.load()
-    suite = _suite_of(recipe, images)
+    suite = suite_of(recipe, images)
     return Course(
         model=model.to(device),
         split=images.first(min(config.limit or len(images), len(images))),
@@ -197,9 +199,11 @@ def evaluate_and_save(
         options: Others of `evaluation.evaluate_suite`.
 
     Raises:
+        InputError: If a setting makes no sense for these images; no folder is made.
         RunError: If the folder cannot be written, or another process evaluates into it.
     """
     check_corruptions(recipe)
+    suite = suite_of(recipe, images)
     config, shard = recipe.evaluation, shard or Shard()
     work = PartialWork(
         subject=subject,
@@ -214,7 +218,7 @@ def evaluate_and_save(
         return evaluation.evaluate_suite(
             model,
             images,
-            _suite_of(recipe, images),
+            suite,
             mode=None if config.mode == "auto" else config.mode,
             batch_size=config.batch_size,
             block_size=config.block_size,
@@ -245,6 +249,13 @@ def images_of(data: Data, split: str) -> Split:
     return images
 
 
-def _suite_of(recipe: Recipe, images: Split) -> Suite:
+def suite_of(recipe: Recipe, images: Split) -> Suite:
+    """Return the attacks that a recipe asks for.
+
+    Raises:
+        InputError: If a setting makes no sense for these images, a radius among them.
+    """
     config = recipe.evaluation
-    return evaluation.build_suite(config.suite, threats_from(recipe.threats), config, images)
+    suite = evaluation.build_suite(config.suite, threats_from(recipe.threats), config, images)
+    check_radii(suite, images)
+    return suite

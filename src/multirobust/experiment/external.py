@@ -19,7 +19,12 @@ from multirobust.data import Split
 from multirobust.errors import DataError, InputError
 from multirobust.evaluation import EvaluationDisplay, Outcomes, Shard, build_suite, load
 from multirobust.evaluation.evaluate import refuse_findings
-from multirobust.experiment.attacking import Elsewhere, ExternalSubject, evaluate_and_save
+from multirobust.experiment.attacking import (
+    Elsewhere,
+    ExternalSubject,
+    evaluate_and_save,
+    suite_of,
+)
 from multirobust.experiment.evaluated import images_kept, tidy
 from multirobust.experiment.runs import make_folder
 from multirobust.models.weights import weights_digest
@@ -95,6 +100,7 @@ def evaluate_external(
     classifier, split = subject.load()
     name = name or _short(model)
     folder = output or _default_folder(name, data, shard, settings)
+    suite_of(recipe, split)
     make_folder(folder)
     manifest = _manifest(name, subject, classifier, split, settings)
     known = _known(folder, manifest, save_images=save_images, strict=strict)

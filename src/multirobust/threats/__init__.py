@@ -7,6 +7,7 @@ from multirobust.threats.base import Threat
 from multirobust.threats.maps import BALL_MAPS, BallMap, HardProjection, SmoothMap, StraightThrough
 from multirobust.threats.presets import THREAT_PRESETS, threats_for
 from multirobust.threats.projection import project_l1, project_l2, project_linf
+from multirobust.threats.scale import check_scale
 from multirobust.threats.transformation import Transformation
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "StraightThrough",
     "Threat",
     "Transformation",
+    "check_scale",
     "project_l1",
     "project_l2",
     "project_linf",
