@@ -93,8 +93,9 @@ def evaluate_suite(
 
     Raises:
         InputError: If an argument is out of range, a radius is of the wrong scale (see
-            `check_radii`), the model is not a classifier of these images (see `check_classifier`) or hides its gradient from an
-            attack that needs it, or, with strict, if the audit finds anything.
+            `check_radii`), the model is not a classifier of these images (see `check_classifier`)
+            or hides its gradient from an attack that needs it, or, with strict, if the audit finds
+            anything.
         RunError: If a folder cannot be written.
     """
     check_classifier(model, split)
