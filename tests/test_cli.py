@@ -69,6 +69,7 @@ def test_list_recipes_names_what_show_shows(multirobust, tmp_path):
     answer = multirobust("list", "recipes")
     names = [line.split()[0] for line in answer.out.splitlines()]
     assert "digits" in names
+    assert answer.err.endswith("multirobust list reproductions.\n")
     for name in names:
         shown = multirobust("show", name)
         assert shown.code == 0

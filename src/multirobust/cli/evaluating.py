@@ -52,6 +52,23 @@ DataOption = Annotated[
 FolderOption = Annotated[
     str | None, typer.Option("--data-folder", help="Where the files of the data set lie.")
 ]
+SizeOption = Annotated[
+    int | None,
+    typer.Option(
+        "--image-size",
+        min=1,
+        help="Of a folder as --data: scale and crop the images to so many pixels.",
+    ),
+]
+ClassesOption = Annotated[
+    str | None,
+    typer.Option(
+        "--class-names",
+        metavar="A,B,...",
+        help="Of a folder as --data: its subfolders in the order of the model's classes, separated "
+        "by commas; default: sorted.",
+    ),
+]
 ThreatsOption = Annotated[
     str | None, typer.Option("--threats", help="Radii by name; see `multirobust list threats`.")
 ]
@@ -87,6 +104,8 @@ def evaluate(
     model_arg: ArgumentOption = None,
     data: DataOption = None,
     data_folder: FolderOption = None,
+    image_size: SizeOption = None,
+    class_names: ClassesOption = None,
     suite: SuiteOption = None,
     mode: ModeOption = None,
     threats: ThreatsOption = None,
@@ -130,7 +149,14 @@ def evaluate(
         "save_images": save_images,
         "strict": strict,
     }
-    of_models = {"--weights": weights, "--model-arg": model_arg, "--data": data, "--output": output}
+    of_models = {
+        "--weights": weights,
+        "--model-arg": model_arg,
+        "--data": data,
+        "--image-size": image_size,
+        "--class-names": class_names,
+        "--output": output,
+    }
     if model is None:
         _check_absent(of_models, "belongs to --model, which is not given; leave it out, or add it")
     else:
@@ -145,6 +171,7 @@ def evaluate(
             _evaluate_runs(runs, split, data_folder, options)
         else:
             assert data is not None
+            options |= {"size": image_size, "class_names": names_in(class_names)}
             _evaluate_model(model, data, weights, model_arg, data_folder, output, options)
 
 
@@ -221,6 +248,23 @@ def _evaluate_model(
         )
     typer.echo(str(outcomes))
     typer.echo(f"Outcomes: {folder}")
+
+
+def names_in(text: str | None) -> tuple[str, ...] | None:
+    """Return the class names of an option, None if it is not given.
+
+    Raises:
+        InputError: If a name is empty or stands twice.
+    """
+    if text is None:
+        return None
+    names = tuple(name.strip() for name in text.split(","))
+    if not all(names) or len(set(names)) < len(names):
+        raise InputError(
+            f"--class-names: must be different names separated by commas, got {text!r}; write "
+            "them as in cat,dog,horse."
+        )
+    return names
 
 
 def _check_absent(values: Mapping[str, object], why: str) -> None:

@@ -17,7 +17,7 @@ from multirobust import evaluation, training
 from multirobust.attacks import threats_from
 from multirobust.config import Recipe
 from multirobust.data import Data, Split
-from multirobust.errors import InputError
+from multirobust.errors import InputError, RunError
 from multirobust.evaluation import Course, Outcomes, Part, Shard, Suite
 from multirobust.evaluation.evaluate import check_radii
 from multirobust.experiment.building import check_corruptions, load_data, load_model
@@ -67,7 +67,11 @@ class RunSubject:
     def load(self) -> tuple[nn.Module, Split]:
         """See `Subject`."""
         data = load_data(self.recipe.data)
-        return load_model(find_runs([self.folder])[0], data), images_of(data, self.split)
+        try:
+            run = find_runs([self.folder])[0]
+        except InputError as error:  # not the user's fault here, and another machine may see it
+            raise RunError(str(error)) from error
+        return load_model(run, data), images_of(data, self.split)
 
 
 @final
@@ -83,6 +87,8 @@ class ExternalSubject:
         data_folder: Where the files of a data set of ours lie.
         limit: Only the first so many images.
         download: Get the files of a data set of ours that are missing, where it has a download.
+        size: Of a folder of images: scale and crop them to so many pixels.
+        class_names: Of a folder of images: the classes in the order of the model's logits.
     """
 
     model: str
@@ -92,6 +98,14 @@ class ExternalSubject:
     data_folder: str | None
     limit: int | None
     download: bool = False
+    size: int | None = None
+    class_names: tuple[str, ...] | None = None
+
+    @property
+    def form(self) -> dict[str, Any]:
+        """What decides which images a folder's files become, as JSON values; {} if nothing."""
+        said = {"image_size": self.size, "class_names": self.class_names and [*self.class_names]}
+        return {name: value for name, value in said.items() if value is not None}
 
     def load(self) -> tuple[nn.Module, Split]:
         """See `Subject`."""
@@ -101,6 +115,8 @@ class ExternalSubject:
             folder=self.data_folder,
             download=self.download and "download" in options_of,
             limit=self.limit,
+            size=self.size,
+            classes=self.class_names,
         )
         return load_external(self.model, weights=self.weights, options=self.options), split
 

@@ -43,6 +43,8 @@ def evaluate_external(
     weights: str | None = None,
     options: Mapping[str, Any] | None = None,
     data_folder: str | None = None,
+    size: int | None = None,
+    class_names: Sequence[str] | None = None,
     overrides: Sequence[str] = (),
     output: Path | None = None,
     name: str | None = None,
@@ -62,6 +64,9 @@ def evaluate_external(
         weights: File of the weights, if the model does not bring them.
         options: Keyword arguments of the function that makes the model.
         data_folder: Where the files of a data set of ours lie.
+        size: Of a folder of images: scale and crop them to so many pixels.
+        class_names: Of a folder of images: its subfolders in the order of the model's logits;
+            None sorts them.
         overrides: Changes of the recipe of the data set, such as "threats.preset=e_at". Images of
             one's own need them to set the radii.
         output: Folder of the outcomes; None makes one below `evaluations`, named after the model,
@@ -96,7 +101,10 @@ def evaluate_external(
         data_folder=data_folder or recipe.data.folder,
         limit=recipe.evaluation.limit,
         download=recipe.data.download,
+        size=size,
+        class_names=None if class_names is None else tuple(class_names),
     )
+    settings = subject.form | settings
     classifier, split = subject.load()
     name = name or _short(model)
     folder = output or _default_folder(name, data, shard, settings)

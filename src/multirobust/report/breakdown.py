@@ -114,7 +114,7 @@ def attack_table(results: Sequence[RunResult]) -> Table:
     note = "Accuracy in percent under each attack alone, over several seeds the mean."
     ranges = any("–" in cell.text[1:] for line in rows for cell in line.cells)
     notes = (
-        (note, "low–high: some images did not meet the attack, or ended in an error.")
+        (note, "low–high: not every image met the attack, or it ended in an error for some.")
         if ranges
         else (note,)
     )
