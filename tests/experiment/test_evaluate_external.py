@@ -151,7 +151,7 @@ def test_a_folder_of_another_evaluation_is_refused_and_stays(
 def test_the_form_of_a_folder_belongs_to_the_evaluation(nearest, mixed, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     overrides = (*STEPS, "threats.preset=digits")
-    with pytest.raises(DataError, match="one size, got 2: .* --image-size 32 with --data"):
+    with pytest.raises(DataError, match=r"one size, got 2: .* --image-size 32 with --data"):
         evaluated(nearest, mixed, overrides)
     assert not (tmp_path / "evaluations").exists()
     first, folder = evaluated(nearest, mixed, overrides, size=8)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from multirobust.experiment.attacking import Elsewhere
     from multirobust.sweep import Engine
 
-__all__ = ["evaluate", "merge"]
+__all__ = ["check_sources", "evaluate", "merge", "names_in"]
 
 RunArguments = Annotated[
     list[Path] | None,
@@ -157,14 +157,10 @@ def evaluate(
         "--class-names": class_names,
         "--output": output,
     }
-    if model is None:
-        _check_absent(of_models, "belongs to --model, which is not given; leave it out, or add it")
-    else:
-        _check_absent({"RUN": runs}, "and --model exclude each other; leave one of them out")
+    if model is not None:
         validation = {"--split validation": split != "test"}
         _check_absent(validation, "belongs to runs; leave it out, --data names the images")
-        if data is None:
-            raise InputError("--data: --model needs images to classify, got none; try digits.")
+    check_sources(runs, model, data, of_models)
     place = engine_of(engine, address=address, cpus=cpus, gpus=gpus, retries=retries)
     with _at(place) as options["elsewhere"]:
         if model is None:
@@ -214,11 +210,9 @@ def _evaluate_runs(
 ) -> None:
     from multirobust.experiment import evaluate_all, find_runs
 
-    if not runs:
-        raise InputError("RUN: give run folders, or any classifier with --model.")
     if data_folder is not None:
         options["overrides"].append(f"data.folder={data_folder!r}")
-    evaluate_all(find_runs(runs), split=split, tell=tell, **options)
+    evaluate_all(find_runs(runs or []), split=split, tell=tell, **options)
 
 
 def _evaluate_model(
@@ -265,6 +259,27 @@ def names_in(text: str | None) -> tuple[str, ...] | None:
             "them as in cat,dog,horse."
         )
     return names
+
+
+def check_sources(
+    runs: list[Path] | None, model: str | None, data: str | None, of_models: Mapping[str, object]
+) -> None:
+    """Raise unless there are runs, or a model and images, and no option of the other.
+
+    Args:
+        runs: The arguments.
+        model: The option --model.
+        data: The option --data.
+        of_models: Options that belong to --model, by name.
+    """
+    if model is None:
+        _check_absent(of_models, "belongs to --model, which is not given; leave it out, or add it")
+        if not runs:
+            raise InputError("RUN: give run folders, or any classifier with --model.")
+        return
+    _check_absent({"RUN": runs}, "and --model exclude each other; leave one of them out")
+    if data is None:
+        raise InputError("--data: --model needs images to classify, got none; try digits.")
 
 
 def _check_absent(values: Mapping[str, object], why: str) -> None:

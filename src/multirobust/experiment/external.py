@@ -30,7 +30,7 @@ from multirobust.experiment.runs import make_folder
 from multirobust.models.weights import weights_digest
 from multirobust.threats import Threat
 
-__all__ = ["evaluate_external"]
+__all__ = ["evaluate_external", "recipe_of_images", "short_name"]
 
 FALLBACK = "cifar10"
 """Whose attack settings data of the user's own are attacked with; its radii must be given."""
@@ -90,9 +90,8 @@ def evaluate_external(
         DataError: If images are missing or damaged.
         RunError: If the folder cannot be written.
     """
-    recipe = _recipe(data, overrides)
+    recipe = recipe_of_images(data, overrides)
     shard = shard or Shard()
-    settings = _settings(recipe, shard, seed)
     subject = ExternalSubject(
         model=model,
         weights=weights,
@@ -104,16 +103,14 @@ def evaluate_external(
         size=size,
         class_names=None if class_names is None else tuple(class_names),
     )
-    settings = subject.form | settings
+    settings = subject.form | _settings(recipe, shard, seed)
     classifier, split = subject.load()
-    name = name or _short(model)
+    name = name or short_name(model)
     folder = output or _default_folder(name, data, shard, settings)
-    suite_of(recipe, split)
-    make_folder(folder)
+    _open(folder, recipe, split)
     manifest = _manifest(name, subject, classifier, split, settings)
-    known = _known(folder, manifest, save_images=save_images, strict=strict)
+    known = _known(folder, manifest, report, save_images=save_images, strict=strict)
     if known is not None:
-        report(f"already evaluated with these settings in {folder}")
         return known, folder
     device = training.choose_device(recipe.training.device)
     outcomes = evaluate_and_save(
@@ -135,7 +132,13 @@ def evaluate_external(
     return outcomes, folder
 
 
-def _recipe(data: str, overrides: Sequence[str]) -> Recipe:
+def recipe_of_images(data: str, overrides: Sequence[str]) -> Recipe:
+    """Return how models are attacked on a data set of ours or on images of one's own.
+
+    Raises:
+        InputError: If there are no such images, or their radii are not known.
+        DataError: If they cannot be read.
+    """
     if data in datasets.DATASETS:
         return load_recipe(data, overrides)
     if not Path(data).expanduser().exists():
@@ -153,6 +156,12 @@ def _recipe(data: str, overrides: Sequence[str]) -> Recipe:
             "threats.linf=0.03 and so on."
         )
     return recipe
+
+
+def _open(folder: Path, recipe: Recipe, split: Split) -> None:
+    """Make the folder of an evaluation, unless a setting makes no sense for these images."""
+    suite_of(recipe, split)
+    make_folder(folder)
 
 
 def _manifest(
@@ -199,13 +208,19 @@ def _settings(recipe: Recipe, shard: Shard, seed: int) -> dict[str, Any]:
     }
 
 
-def _short(model: str) -> str:
+def short_name(model: str) -> str:
+    """Return what tables call a model that has no other name."""
     last = re.split(r"[:/]", model.rstrip("/"))[-1]
     return re.sub(r"[^\w.-]+", "_", last) or "model"
 
 
 def _known(
-    folder: Path, manifest: Mapping[str, Any], *, save_images: bool, strict: bool
+    folder: Path,
+    manifest: Mapping[str, Any],
+    report: Callable[[str], None],
+    *,
+    save_images: bool,
+    strict: bool,
 ) -> Outcomes | None:
     """Return the outcomes in a folder, or None if there are none, or too few images are kept.
 
@@ -233,6 +248,7 @@ def _known(
     if save_images and not images_kept(folder, known):
         return None
     tidy(folder)
+    report(f"already evaluated with these settings in {folder}")
     return known
 
 
