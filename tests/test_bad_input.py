@@ -221,10 +221,11 @@ def test_an_output_that_holds_other_files_is_left_as_it_was(multirobust, tmp_pat
     assert [path.name for path in (tmp_path / "sat-s0").iterdir()] == ["mine.txt"]
 
 
-@pytest.mark.parametrize("command", ["evaluate", "compare", "report"])
-def test_a_folder_without_runs(multirobust, tmp_path, command):
-    answer = multirobust(command, tmp_path)
-    assert answer.code == 1
+@pytest.mark.parametrize("command", ["evaluate", "compare", "report", "breakdown", "curve"])
+@pytest.mark.parametrize("name", ["", "nope"])
+def test_a_folder_without_runs_is_bad_usage(multirobust, tmp_path, command, name):
+    answer = multirobust(command, tmp_path / name)
+    assert answer.code == 2
     assert "holds no run" in answer.err
 
 

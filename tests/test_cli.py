@@ -69,6 +69,7 @@ def test_list_recipes_names_what_show_shows(multirobust, tmp_path):
     answer = multirobust("list", "recipes")
     names = [line.split()[0] for line in answer.out.splitlines()]
     assert "digits" in names
+    assert answer.err.endswith("multirobust list reproductions.\n")
     for name in names:
         shown = multirobust("show", name)
         assert shown.code == 0
@@ -294,6 +295,6 @@ def test_ctrl_c_saves_says_how_to_go_on_and_the_rerun_ends_with_the_same_weights
 def test_the_installed_command_prints_no_traceback_for_a_bad_folder(tmp_path):
     process = shell("compare", tmp_path / "nothing")
     out, err = process.communicate(timeout=60)
-    assert (process.returncode, out) == (1, "")
+    assert (process.returncode, out) == (2, "")
     assert err.startswith("Error: ")
     assert len(err.splitlines()) == 1

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from safetensors.torch import load_file
 
 from multirobust import evaluation
@@ -74,6 +75,25 @@ def test_each_option_does_what_it_says(multirobust, command, tmp_path):
         assert len(kept["images"]) == int((column.distances[column.states == 1] > 0).sum())
 
 
+def test_a_folder_of_mixed_sizes_is_scaled_and_its_classes_are_ordered(
+    multirobust, nearest, tmp_path
+):
+    for name, size in (("zero", 8), ("one", 12)):
+        (tmp_path / "own" / name).mkdir(parents=True)
+        Image.new("L", (size, size), 99).save(tmp_path / "own" / name / "a.png")
+    of_model = ("--model", nearest.spec, "--weights", nearest.weights, "--threats", "digits")
+    command = ("evaluate", *of_model, *SETTINGS, "--data", tmp_path / "own")
+    out = ("--output", tmp_path / "out")
+    refused = multirobust(*command, *out)
+    assert refused.code == 1
+    assert "--image-size 32 with --data" in refused.err
+    done = multirobust(*command, *out, "--image-size", 8, "--class-names", "zero, one")
+    assert done.code == 0, done.err
+    assert sorted(load(tmp_path / "out").labels.tolist()) == [0, 1]
+    asked = load(tmp_path / "out").manifest["evaluation"]
+    assert (asked["image_size"], asked["class_names"]) == (8, ["zero", "one"])
+
+
 def test_merged_shards_are_the_whole(multirobust, command, tmp_path):
     command = (*command, "--set", "evaluation.block_size=8")
     assert multirobust(*command, "--output", tmp_path / "whole").code == 0
@@ -96,6 +116,10 @@ def test_merged_shards_are_the_whole(multirobust, command, tmp_path):
         (["runs", "--model", "m.py:make", "--data", "digits"], "RUN and --model exclude each"),
         (["runs", "--weights", "w.safetensors"], "--weights belongs to --model, which is not"),
         (["runs", "--data", "digits"], "--data belongs to --model, which is not given"),
+        (["runs", "--image-size", "8"], "--image-size belongs to --model, which is not given"),
+        (["runs", "--class-names", "a,b"], "--class-names belongs to --model, which is not"),
+        (["--model", "m", "--data", ".", "--class-names", "a,,b"], "--class-names: must be differ"),
+        (["--model", "m", "--data", "digits", "--image-size", "8"], "size is not an argument for"),
         (["runs", "--output", "out"], "--output belongs to --model, which is not given"),
         (["runs", "--model-arg", "a=1"], "--model-arg belongs to --model, which is not given"),
         (["--model", "m.py:make"], "--data: --model needs images to classify, got none"),
@@ -109,7 +133,10 @@ def test_merged_shards_are_the_whole(multirobust, command, tmp_path):
         (["--model", "m", "--data", "digits", "--split", "validation"], "--split validation"),
         (["--model", "m", "--data", "digits", "--model-arg", "a"], "is not written name=value"),
         (["--model", "m", "--data", "digits", "--mode", "all"], "--mode"),
-        (["--model", "m", "--data", "digits", "--set", "threats.linf=8"], "8 / 255, not 8"),
+        (
+            ["--model", "m", "--data", "digits", "--set", "threats.linf=8"],
+            "8 / 255, which is 0.03",
+        ),
     ],
     ids=lambda value: None if isinstance(value, str) else " ".join(value) or "nothing",
 )
@@ -192,6 +219,16 @@ def test_breakdown_prints_each_format(multirobust, finished, form, sign):
     assert "all (union)" in table
     quick = finished / "ant-s0" / "evaluation" / "quick"
     assert multirobust("breakdown", quick, "--format", form).out == answer.out
+
+
+@pytest.mark.parametrize("change", ["threats.l2=12", "threats.l1=60", "threats.linf=2"])
+def test_a_refused_radius_leaves_nothing_in_a_run(multirobust, runs, change):
+    folder = runs / "ant-s0"
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    answer = multirobust("evaluate", folder, "--set", change)
+    assert answer.code == 2
+    assert "/ 255, which is" in answer.err
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
 def test_breakdown_of_several_evaluations_asks_for_one(multirobust, finished):

@@ -40,7 +40,7 @@ def test_several_runs_and_none_are_one_clear_error(multirobust, runs, tmp_path, 
     assert answer.code == 2
     assert "holds several runs (adv_linf-s0, ant-s0, mng_ac-s0); name one of them" in answer.err
     answer = multirobust(*command, tmp_path / "nothing", *rest)
-    assert answer.code == 1
+    assert answer.code == 2
     assert "holds no run" in answer.err
 
 

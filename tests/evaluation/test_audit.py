@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 from ast import literal_eval
+from copy import deepcopy
 
 import numpy as np
 import pytest
@@ -260,6 +261,18 @@ def test_rounded_inputs_are_found_by_their_zero_gradients_and_by_what_breaks_the
     assert told.count(f"for {right} of {right} images (100.0 %)") == 2
 
 
+def test_rounded_activations_within_a_network_are_found(split, cnn):
+    model = deepcopy(cnn)
+    for part in model.modules():
+        if isinstance(part, nn.ReLU):
+            part.register_forward_hook(lambda part, x, activation: (8 * activation).round() / 8)
+    agree = model(split.floats()).argmax(1) == cnn(split.floats()).argmax(1)
+    assert agree.float().mean() > 0.9
+    findings = audit_model(model, split, threats=LINF)
+    assert "zero_gradients" in codes(findings)
+    assert "black_box_beats_white_box" in codes(findings)
+
+
 def test_a_saturated_softmax_is_found_and_the_margin_recommended(split, cnn):
     findings = audit_model(With(cnn, after=lambda z: 1e4 * z), split, threats={})
     assert codes(findings) == ["zero_gradients"]
@@ -456,6 +469,23 @@ def test_errors_are_told_by_attack_with_their_reason():
     assert "fab: 2 of 4 images (50.0 %)" in message(findings, "errors")
     assert "no luck" in message(findings, "errors")
     assert "bb" not in message(findings, "errors")
+
+
+@pytest.mark.parametrize(
+    ("reasons", "code"),
+    [
+        (["NaN among the logits"], "nan_logits"),
+        (["RuntimeError: boom"], "no_prediction"),
+        (["NaN among the logits", "RuntimeError: boom"], "no_prediction"),
+    ],
+    ids=["nan", "raises", "both"],
+)
+def test_an_exception_is_not_called_nan(reasons, code):
+    found = outcomes(column("a", "linf", 0.1, [E, S]), failed=1, errors={"clean": reasons})
+    (finding,) = audit_outcomes(found)
+    assert finding.code == code
+    assert finding.message.startswith("1 of 2 images (50.0 %) have no clean prediction, such as")
+    assert repr(reasons[-1]) in finding.message
 
 
 def test_an_image_that_an_attack_was_not_run_on_counts_neither_way():

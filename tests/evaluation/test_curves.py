@@ -10,14 +10,16 @@ import torch
 
 from linear_oracles import HalfSpace
 from multirobust.attacks import PGD, Attack
-from multirobust.data import Split
+from multirobust.data import Split, digits
 from multirobust.errors import DataError, InputError
 from multirobust.evaluation import AttackColumn, Outcomes, State
 from multirobust.evaluation import save as save_outcomes
 from multirobust.evaluation.curve_attacks import CurveAttacks, Shortened
 from multirobust.evaluation.curve_run import MULTIPLES, robustness_curve
 from multirobust.evaluation.curves import Curves, at_radius, load_curves, save_curves
-from multirobust.threats import L1, L2, Linf, Threat
+from multirobust.models.external import load_external
+from multirobust.threats import L1, L2, Linf, Threat, threats_for
+from nearest_mean import write_model
 
 BALLS = {"linf": Linf(0.06), "l2": L2(0.25), "l1": L1(0.8, density=0.05)}
 MARGIN = 1e-4
@@ -325,3 +327,32 @@ def test_the_command_draws_a_run_and_reads_back_what_it_computed(runs, tmp_path,
     assert (output / "curves.json").read_bytes() == written
     with pytest.raises(InputError, match=r"threats\.\*"):
         curve(folders, output=output, overrides=["training.epochs=3"])
+
+
+def test_the_command_takes_any_model_and_reads_back_what_it_computed(tmp_path, multirobust):
+    nearest, output = write_model(tmp_path), tmp_path / "out"
+    command = ["curve", "--model", nearest.spec, "--weights", nearest.weights, "--data", "digits"]
+    command += ["--limit", 12, "--iterations", 6, "--targets", 0, "--output", output]
+    first = multirobust(*command)
+    assert first.code == 0, first.err
+    written = (output / "curves.json").read_bytes()
+    (found,) = json.loads(written)["models"].values()
+    known = robustness_curve(
+        load_external(nearest.spec, weights=nearest.weights),
+        digits().test,
+        threats_for("digits"),
+        attack=CurveAttacks(iterations=6, targets=0),
+        limit=12,
+    )
+    for norm in known.norms:
+        radius, accuracy, _, _ = known.points(norm)
+        assert found["norms"][norm]["radius"] == radius.tolist()
+        assert found["norms"][norm]["accuracy"] == accuracy.tolist()
+    again = multirobust(*command)
+    assert again.out == first.out
+    assert "already computed with these settings" in again.err
+    other = multirobust(*command, "--model-arg", "scale=2.0")
+    assert "already computed" not in other.err
+    refused = multirobust("curve", output, *command[1:])
+    assert refused.code == 2
+    assert "RUN and --model exclude each other" in refused.err

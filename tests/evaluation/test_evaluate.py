@@ -177,6 +177,59 @@ def test_an_image_that_a_model_raises_on_is_an_error():
     assert outcomes.manifest["errors"]["clean"] == ["RuntimeError: too bright"]
 
 
+@pytest.mark.parametrize("raises", [False, True])
+def test_where_the_image_at_fault_lies_does_not_matter(raises):
+    order = torch.argsort(torch.from_numpy(bright(images())).int(), stable=True)
+    for rows in (order, order.flip(0)):
+        split = images().subset(rows)
+        outcomes = evaluate_suite(
+            Clouded(raises=raises).eval(), split, suite_of(weak(random_start=False)), limit=20
+        )
+        np.testing.assert_array_equal(outcomes.predictions == -1, bright(split)[:20])
+        assert (outcomes.columns[0].states[bright(split)[:20]] == State.ERROR).all()
+    assert bright(split)[:8].any()
+    assert not bright(split)[:8].all()
+
+
+class Cramped(nn.Module):
+    """A linear model that has no memory for batches above a size."""
+
+    def __init__(self, most: int):
+        super().__init__()
+        self.inner, self.most = half_space(), most
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) > self.most:
+            raise torch.OutOfMemoryError("out of memory: tried to allocate 9 GiB")
+        return self.inner(x)
+
+
+def test_memory_for_fewer_images_than_the_front_door_asks_about_is_enough():
+    lines: list[str] = []
+    suite = suite_of(weak(random_start=False))
+    outcomes = evaluate_suite(
+        Cramped(3).eval(), images(), suite, batch_size=16, report=lines.append
+    )
+    known = evaluate_suite(half_space(), images(), suite, batch_size=2)
+    np.testing.assert_array_equal(outcomes.columns[0].states, known.columns[0].states)
+    assert [line for line in lines if "out of memory" in line][-1].endswith("batches of 2 images")
+
+
+def test_no_memory_for_one_image_is_not_called_a_wrong_shape():
+    with pytest.raises(torch.OutOfMemoryError, match="9 GiB"):
+        evaluate_suite(Cramped(0).eval(), images(), suite_of(weak()))
+
+
+def test_what_a_model_raised_on_all_images_is_quoted_as_a_sentence():
+    model = Answers(partial(_raise, RuntimeError("boom"))).eval()
+    with pytest.raises(InputError, match=r"shape \(1, 4, 4\) .* RuntimeError: boom\. Build it"):
+        evaluate_suite(model, images(), suite_of(weak()))
+
+
+def _raise(error: Exception, x: Tensor) -> Tensor:
+    raise error
+
+
 @dataclass(frozen=True)
 class Leaves(Attack):
     """Returns what it is told to, whatever the ball."""
@@ -384,7 +437,6 @@ def test_a_batch_size_below_one_is_an_error():
 
 @pytest.mark.parametrize("threat", [L2(4.1), L1(16.1)], ids=["l2", "l1"])
 def test_a_ball_that_holds_every_image_is_a_radius_of_the_wrong_scale(threat):
-    with pytest.raises(
-        InputError, match=r"on the \[0, 1\] pixel scale, .* write 128 / 255, not 128"
-    ):
+    told = rf"on the \[0, 1\] pixel scale, .* write {threat.radius:g} / 255, which is"
+    with pytest.raises(InputError, match=told):
         evaluate_suite(half_space(), images(), suite_of(weak(threat)))

@@ -49,6 +49,21 @@ def facts(outcomes: Outcomes) -> list:
 
 
 @pytest.fixture
+def mixed(tmp_path) -> Path:
+    """A folder of 40 digits in folders called a to j, of two sizes."""
+    folder = tmp_path / "mixed"
+    split = digits().test.first(40)
+    for i, (image, label) in enumerate(zip(split.images, split.labels, strict=True)):
+        place = folder / "abcdefghij"[int(label)]
+        place.mkdir(parents=True, exist_ok=True)
+        picture = Image.fromarray(image[0].numpy())
+        (picture.resize((16, 16), Image.Resampling.NEAREST) if i % 2 else picture).save(
+            place / f"{i:03}.png"
+        )
+    return folder
+
+
+@pytest.fixture
 def never(monkeypatch):
     """From its call on, an attack is a failure."""
 
@@ -133,6 +148,32 @@ def test_a_folder_of_another_evaluation_is_refused_and_stays(
     assert load(folder) == first
 
 
+def test_the_form_of_a_folder_belongs_to_the_evaluation(nearest, mixed, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    overrides = (*STEPS, "threats.preset=digits")
+    with pytest.raises(DataError, match=r"one size, got 2: .* --image-size 32 with --data"):
+        evaluated(nearest, mixed, overrides)
+    assert not (tmp_path / "evaluations").exists()
+    first, folder = evaluated(nearest, mixed, overrides, size=8)
+    names = tuple("abcdefghij")
+    again, other = evaluated(nearest, mixed, overrides, size=8, class_names=names)
+    assert facts(again) == facts(first)
+    assert first.clean().value > 0.8
+    assert folder != other
+    turned, third = evaluated(nearest, mixed, overrides, size=8, class_names=names[::-1])
+    np.testing.assert_array_equal(turned.labels, 9 - first.labels)
+    assert turned.clean().value < 0.3
+    assert third not in (folder, other)
+    assert evaluated(nearest, mixed, overrides, size=8)[0] == first
+    with pytest.raises(InputError, match="class_names"):
+        evaluated(nearest, mixed, overrides, size=8, class_names=names, output=folder)
+
+
+def test_settings_without_a_form_are_what_they_were(nearest, tmp_path):
+    outcomes, _ = evaluated(nearest, output=tmp_path / "out")
+    assert not {"image_size", "class_names"} & set(outcomes.manifest["evaluation"])
+
+
 def test_without_an_output_other_settings_get_another_folder(nearest, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     small = (*STEPS, "evaluation.limit=8")
@@ -176,8 +217,9 @@ def test_a_preset_or_a_suite_of_no_norm_is_enough_for_images_of_ones_own(
 
 
 def test_a_radius_of_the_wrong_scale_is_an_error_before_a_folder_is_made(nearest, tmp_path):
-    with pytest.raises(InputError, match="write 8 / 255, not 8"):
-        evaluated(nearest, overrides=["threats.linf=8"], output=tmp_path / "out")
+    for norm, radius in (("linf", 16), ("l2", 128), ("l1", 2000)):
+        with pytest.raises(InputError, match=f"write {radius} / 255, which is"):
+            evaluated(nearest, overrides=[f"threats.{norm}={radius}"], output=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

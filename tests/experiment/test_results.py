@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from multirobust.errors import DataError, RunError
+from multirobust.errors import DataError, InputError, RunError
 from multirobust.evaluation import AttackColumn, Outcomes, load, save
 from multirobust.experiment import outcomes_at, results_of
 from multirobust.report import write_record
@@ -90,7 +90,7 @@ def test_a_path_of_nothing_is_one_clear_error(tmp_path, kind):
         path.mkdir()
     if kind == "text":
         path.write_text("x", "utf-8")
-    with pytest.raises(RunError, match="holds no run"):
+    with pytest.raises(InputError, match="holds no run"):
         results_of([path])
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from multirobust.config import load_recipe
-from multirobust.errors import RunError
+from multirobust.errors import InputError, RunError
 from multirobust.experiment import Run, find_runs, open_run, plan
 from multirobust.experiment.runs import identity
 from tiny_runs import tiny_recipe
@@ -200,7 +200,8 @@ def test_runs_come_in_the_order_of_the_paper(tmp_path):
 @pytest.mark.parametrize("path", ["", "missing", "file", "x" * 300])
 def test_where_no_run_is_is_told(tmp_path, path):
     (tmp_path / "file").write_text("", "utf-8")
-    with pytest.raises(RunError, match=r"holds no run; name a folder|cannot be read: File name"):
+    told = r"holds no run; name a folder|cannot be read: File name"
+    with pytest.raises((InputError, RunError), match=told):
         find_runs([tmp_path / path])
 
 

@@ -22,16 +22,17 @@ TABLE = {
 }
 
 
-def outcomes(table=TABLE) -> Outcomes:
+def outcomes(table=TABLE, **manifest) -> Outcomes:
     predictions = np.zeros(8, int)
     predictions[0] = 1
+    predictions[[all(states[i] == E for _, states, _ in table.values()) for i in range(8)]] = -1
     columns = tuple(
         AttackColumn(
             name, threat, 0.1, states, np.zeros(8), seconds=seconds, forwards=seconds, backwards=1
         )
         for name, (threat, states, seconds) in table.items()
     )
-    return Outcomes(np.arange(8), np.zeros(8, int), predictions, columns)
+    return Outcomes(np.arange(8), np.zeros(8, int), predictions, columns, manifest)
 
 
 def shown(table) -> dict[str, dict[str, str]]:
@@ -93,6 +94,23 @@ def test_each_form_has_a_row_for_every_attack_in_the_order_of_the_suite(render):
     assert "50.0" in lines[place]
     assert "31" in lines[place]
     assert "on 8 images" in render(table)
+
+
+def test_notes_say_why_accuracies_are_ranges_and_only_then():
+    plain = {"a": ("linf", [B, B, S, S, S, S, S, S], 1.0)}
+    usual = breakdown(outcomes(plain)).notes
+    failing = {
+        "a": ("linf", [B, E, E, B, B, S, S, S], 1.0),
+        "b": ("l2", [B, E, E, K, K, S, S, E], 1.0),
+    }
+    reasons = {"clean": ["RuntimeError: too bright"]}
+    notes = breakdown(outcomes(failing, errors=reasons, mode="cascade")).notes
+    assert usual[1:] == notes[1:2]
+    first, errors, spared = notes[len(usual) :]
+    assert first.startswith("2 images have no prediction: the model raised or returned NaN (Runt")
+    assert errors.startswith("errors: images on which the attack failed")
+    assert spared.startswith("Images spared an attack since an earlier one broke them (mode cascad")
+    assert ": b 2. What it does to these is open" in spared
 
 
 def test_outcomes_without_an_attack_have_no_breakdown():

@@ -8,24 +8,44 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from multirobust.cli.common import LimitOption, RunsArgument, SetOption, tell
-from multirobust.errors import DataError, InputError
+from multirobust.cli.common import LimitOption, SetOption, tell
+from multirobust.cli.evaluating import (
+    ArgumentOption,
+    ClassesOption,
+    DataOption,
+    FolderOption,
+    ModelOption,
+    RunArguments,
+    SizeOption,
+    ThreatsOption,
+    WeightsOption,
+    check_sources,
+    names_in,
+)
+from multirobust.errors import DataError
 
 if TYPE_CHECKING:
+    from multirobust.cli.curve_sources import Source
     from multirobust.config import Recipe
     from multirobust.evaluation import EvaluationDisplay
     from multirobust.evaluation.curves import Curves
-    from multirobust.experiment import Run
 
 __all__ = ["curve"]
 
-OVERRIDABLE = ("evaluation.", "threats.", "data.folder", "data.test_limit", "training.device")
 SHARES = {"half": 0.5, "benchmark": 1.0, "double": 2.0}
 """Of the benchmark radius, the columns of the printed tables."""
 
 
 def curve(
-    runs: RunsArgument,
+    runs: RunArguments = None,
+    model: ModelOption = None,
+    weights: WeightsOption = None,
+    model_arg: ArgumentOption = None,
+    data: DataOption = None,
+    data_folder: FolderOption = None,
+    image_size: SizeOption = None,
+    class_names: ClassesOption = None,
+    threats: ThreatsOption = None,
     limit: LimitOption = None,
     iterations: Annotated[
         int, typer.Option(min=6, help="Forward-backward passes of each run of an attack.")
@@ -41,64 +61,108 @@ def curve(
 ) -> None:
     """Measure accuracy against radius in each norm, and draw it.
 
-    What is found is kept in each run's folder and read back the next time. Killed at any point,
-    the same command goes on where it stopped. Writes curves.png and curves.json.
+    What is found is kept in each run's folder, or with --model below --output, and read back the
+    next time. Killed at any point, the same command goes on where it stopped. Writes curves.png and
+    curves.json.
 
     Example: multirobust curve runs/digits --limit 200 --output curves
+
+    Example: multirobust curve --model mine.py:make --weights mine.safetensors --data cifar10
     """
-    from multirobust.evaluation import shown
+    from multirobust.cli.curve_sources import ModelSource, run_sources
     from multirobust.evaluation.curve_attacks import CurveAttacks
-    from multirobust.experiment import find_runs
     from multirobust.experiment.runs import make_folder
+    from multirobust.models.external import model_arguments
 
-    _check_overrides(overrides or [])
-    extra = [f"evaluation.limit={limit}"] if limit is not None else []
-    attack = CurveAttacks(iterations=iterations, targets=targets)
+    of_models = {"--weights": weights, "--model-arg": model_arg, "--data": data}
+    form = {"--image-size": image_size, "--class-names": class_names}
+    check_sources(runs, model, data, of_models | form)
+    chosen = {"evaluation.limit": limit, "threats.preset": threats}
+    extra = [f"{name}={value}" for name, value in chosen.items() if value is not None]
+    attack, changes = CurveAttacks(iterations=iterations, targets=targets), overrides or []
+    if model is None:
+        folder = [f"data.folder={data_folder!r}"] if data_folder is not None else []
+        sources: Sequence[Source] = run_sources(runs or [], [*extra, *folder], changes)
+    else:
+        assert data is not None
+        sources = [
+            ModelSource(
+                model=model,
+                weights=str(weights) if weights else None,
+                options=model_arguments(model_arg or []),
+                data=data,
+                data_folder=data_folder,
+                size=image_size,
+                class_names=names_in(class_names),
+                overrides=(*extra, *changes),
+                output=output,
+            )
+        ]
     make_folder(output)
-    found: dict[str, Curves] = {}
-    for run, recipe in _with_recipes(find_runs(runs), [*extra, *(overrides or [])]):
-        with shown(run.name, tell) as (display, print_line):
-
-            def report(
-                line: str, to: Callable[[str], None] = print_line, name: str = run.name
-            ) -> None:
-                to(f"{name}: {line}")
-
-            name = run.name if run.name not in found else str(run.folder)
-            found[name] = _curves_of(run, recipe, attack, seed, report, display)
+    found = _found(sources, attack, seed)
     _write(found, output)
     typer.echo(_tables(found))
     typer.echo(f"Curves: {output / 'curves.png'}, {output / 'curves.json'}")
 
 
-def _check_overrides(overrides: Sequence[str]) -> None:
-    foreign = [text for text in overrides if not text.strip().startswith(OVERRIDABLE)]
-    if foreign:
-        raise InputError(
-            f"--set {foreign[0]}: may change {', '.join(f'{name}*' for name in OVERRIDABLE)} only; "
-            "the rest decided how the runs were trained."
-        )
+def _found(sources: Sequence[Source], attack: Any, seed: int) -> dict[str, Curves]:
+    """Return the curves of each model by its name."""
+    from multirobust.evaluation import shown
+
+    found: dict[str, Curves] = {}
+    for source in sources:
+        with shown(source.name, tell) as (display, print_line):
+
+            def report(
+                line: str, to: Callable[[str], None] = print_line, name: str = source.name
+            ) -> None:
+                to(f"{name}: {line}")
+
+            name = source.name if source.name not in found else source.other_name
+            found[name] = _curves_of(source, attack, seed, report, display)
+    return found
 
 
-def _with_recipes(runs: Sequence[Run], overrides: Sequence[str]) -> list[tuple[Run, Recipe]]:
-    """Return each run with how it is to be attacked, the same way for all."""
+def _curves_of(
+    source: Source,
+    attack: Any,
+    seed: int,
+    report: Callable[[str], None],
+    display: EvaluationDisplay,
+) -> Curves:
+    """Return the curves of a model, computed or as they are kept."""
     from multirobust.attacks import threats_from
-    from multirobust.config import load_recipe
-    from multirobust.experiment.runs import RECIPE
+    from multirobust.evaluation.curve_run import robustness_curve
+    from multirobust.evaluation.curves import save_curves
+    from multirobust.training import choose_device
+    from multirobust.training.run_folder import exclusive
 
-    pairs = [
-        (run, load_recipe(run.folder / RECIPE, overrides) if overrides else run.recipe)
-        for run in runs
-    ]
-    first, *others = [(recipe.data.name, threats_from(recipe.threats)) for _, recipe in pairs]
-    for (run, _), kind in zip(pairs[1:], others, strict=True):
-        if kind != first:
-            raise InputError(
-                f"{run.folder} has other data or radii than {runs[0].folder}: one figure shows "
-                "models on the same images at the same benchmark radii; give those runs alone, or "
-                "set the radii with --set threats.preset=NAME."
-            )
-    return pairs
+    recipe = source.recipe()
+    threats, config = threats_from(recipe.threats), recipe.evaluation
+    settings = _settings(recipe, attack, seed)
+    manifest, folder = source.facts(settings), source.folder(_digest(settings))
+    known = _known(folder, manifest, report)
+    if known is not None:
+        return known
+    device = choose_device(recipe.training.device)
+    model, images = source.load()
+    with exclusive(folder, doing="computes curves"):
+        return robustness_curve(
+            model.to(device),
+            images,
+            threats,
+            attack=attack,
+            batch_size=config.batch_size,
+            block_size=config.block_size,
+            limit=config.limit,
+            seed=seed,
+            device=device,
+            manifest=manifest,
+            partial=folder / "partial",
+            report=report,
+            display=display,
+            keep=lambda curves: save_curves(curves, folder),
+        )
 
 
 def _settings(recipe: Recipe, attack: Any, seed: int) -> dict[str, Any]:
@@ -119,58 +183,8 @@ def _settings(recipe: Recipe, attack: Any, seed: int) -> dict[str, Any]:
     }
 
 
-def _curves_of(
-    run: Run,
-    recipe: Recipe,
-    attack: Any,
-    seed: int,
-    report: Callable[[str], None],
-    display: EvaluationDisplay,
-) -> Curves:
-    """Return the curves of a run, computed or as kept in its folder."""
-    from multirobust.attacks import threats_from
-    from multirobust.evaluation.curve_run import robustness_curve
-    from multirobust.evaluation.curves import save_curves
-    from multirobust.experiment import load_data, load_model
-    from multirobust.experiment.building import weights_digest
-    from multirobust.training import choose_device
-    from multirobust.training.run_folder import exclusive
-
-    threats, config = threats_from(recipe.threats), recipe.evaluation
-    settings = _settings(recipe, attack, seed)
-    manifest = {
-        "run": {"defense": run.defense, "training_seed": run.seed, "name": run.recipe.name},
-        "data": recipe.data.name,
-        "weights": weights_digest(run),
-        "evaluation": settings,
-        "recipe": run.recipe.model_dump(mode="json", exclude_none=True),
-    }
-    folder = run.folder / "evaluation" / "curves" / _name(settings)
-    known = _known(folder, manifest, report)
-    if known is not None:
-        return known
-    data, device = load_data(recipe.data), choose_device(recipe.training.device)
-    with exclusive(folder, doing="computes curves"):
-        return robustness_curve(
-            load_model(run, data).to(device),
-            data.test,
-            threats,
-            attack=attack,
-            batch_size=config.batch_size,
-            block_size=config.block_size,
-            limit=config.limit,
-            seed=seed,
-            device=device,
-            manifest=manifest,
-            partial=folder / "partial",
-            report=report,
-            display=display,
-            keep=lambda curves: save_curves(curves, folder),
-        )
-
-
-def _name(settings: Mapping[str, Any]) -> str:
-    """Return the name of the folder of these settings."""
+def _digest(settings: Mapping[str, Any]) -> str:
+    """Return eight letters that other settings do not have."""
     import hashlib
     import json
 

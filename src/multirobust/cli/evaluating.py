@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from multirobust.experiment.attacking import Elsewhere
     from multirobust.sweep import Engine
 
-__all__ = ["evaluate", "merge"]
+__all__ = ["check_sources", "evaluate", "merge", "names_in"]
 
 RunArguments = Annotated[
     list[Path] | None,
@@ -51,6 +51,23 @@ DataOption = Annotated[
 ]
 FolderOption = Annotated[
     str | None, typer.Option("--data-folder", help="Where the files of the data set lie.")
+]
+SizeOption = Annotated[
+    int | None,
+    typer.Option(
+        "--image-size",
+        min=1,
+        help="Of a folder as --data: scale and crop the images to so many pixels.",
+    ),
+]
+ClassesOption = Annotated[
+    str | None,
+    typer.Option(
+        "--class-names",
+        metavar="A,B,...",
+        help="Of a folder as --data: its subfolders in the order of the model's classes, separated "
+        "by commas; default: sorted.",
+    ),
 ]
 ThreatsOption = Annotated[
     str | None, typer.Option("--threats", help="Radii by name; see `multirobust list threats`.")
@@ -87,6 +104,8 @@ def evaluate(
     model_arg: ArgumentOption = None,
     data: DataOption = None,
     data_folder: FolderOption = None,
+    image_size: SizeOption = None,
+    class_names: ClassesOption = None,
     suite: SuiteOption = None,
     mode: ModeOption = None,
     threats: ThreatsOption = None,
@@ -130,21 +149,25 @@ def evaluate(
         "save_images": save_images,
         "strict": strict,
     }
-    of_models = {"--weights": weights, "--model-arg": model_arg, "--data": data, "--output": output}
-    if model is None:
-        _check_absent(of_models, "belongs to --model, which is not given; leave it out, or add it")
-    else:
-        _check_absent({"RUN": runs}, "and --model exclude each other; leave one of them out")
+    of_models = {
+        "--weights": weights,
+        "--model-arg": model_arg,
+        "--data": data,
+        "--image-size": image_size,
+        "--class-names": class_names,
+        "--output": output,
+    }
+    if model is not None:
         validation = {"--split validation": split != "test"}
         _check_absent(validation, "belongs to runs; leave it out, --data names the images")
-        if data is None:
-            raise InputError("--data: --model needs images to classify, got none; try digits.")
+    check_sources(runs, model, data, of_models)
     place = engine_of(engine, address=address, cpus=cpus, gpus=gpus, retries=retries)
     with _at(place) as options["elsewhere"]:
         if model is None:
             _evaluate_runs(runs, split, data_folder, options)
         else:
             assert data is not None
+            options |= {"size": image_size, "class_names": names_in(class_names)}
             _evaluate_model(model, data, weights, model_arg, data_folder, output, options)
 
 
@@ -187,11 +210,9 @@ def _evaluate_runs(
 ) -> None:
     from multirobust.experiment import evaluate_all, find_runs
 
-    if not runs:
-        raise InputError("RUN: give run folders, or any classifier with --model.")
     if data_folder is not None:
         options["overrides"].append(f"data.folder={data_folder!r}")
-    evaluate_all(find_runs(runs), split=split, tell=tell, **options)
+    evaluate_all(find_runs(runs or []), split=split, tell=tell, **options)
 
 
 def _evaluate_model(
@@ -221,6 +242,44 @@ def _evaluate_model(
         )
     typer.echo(str(outcomes))
     typer.echo(f"Outcomes: {folder}")
+
+
+def names_in(text: str | None) -> tuple[str, ...] | None:
+    """Return the class names of an option, None if it is not given.
+
+    Raises:
+        InputError: If a name is empty or stands twice.
+    """
+    if text is None:
+        return None
+    names = tuple(name.strip() for name in text.split(","))
+    if not all(names) or len(set(names)) < len(names):
+        raise InputError(
+            f"--class-names: must be different names separated by commas, got {text!r}; write "
+            "them as in cat,dog,horse."
+        )
+    return names
+
+
+def check_sources(
+    runs: list[Path] | None, model: str | None, data: str | None, of_models: Mapping[str, object]
+) -> None:
+    """Raise unless there are runs, or a model and images, and no option of the other.
+
+    Args:
+        runs: The arguments.
+        model: The option --model.
+        data: The option --data.
+        of_models: Options that belong to --model, by name.
+    """
+    if model is None:
+        _check_absent(of_models, "belongs to --model, which is not given; leave it out, or add it")
+        if not runs:
+            raise InputError("RUN: give run folders, or any classifier with --model.")
+        return
+    _check_absent({"RUN": runs}, "and --model exclude each other; leave one of them out")
+    if data is None:
+        raise InputError("--data: --model needs images to classify, got none; try digits.")
 
 
 def _check_absent(values: Mapping[str, object], why: str) -> None:

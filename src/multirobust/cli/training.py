@@ -64,6 +64,8 @@ def list_names(
     width = max(map(len, table))
     for name, text in table.items():
         typer.echo(f"{name:<{width}}  {text}")
+    if what == "recipes":
+        tell("Published tables that one command makes again: multirobust list reproductions.")
 
 
 def show(recipe: RecipeArgument, overrides: SetOption = None) -> None:

@@ -151,6 +151,7 @@ def load_split(
         read, most = _TEST_ALONE[spec]
         split = read(**options, test_limit=limit and min(limit, most))
     elif spec in DATASETS:
+        _only_for(f"the data set {spec}", options, options_of(spec))
         split = build(spec, train_limit=_FEW, **options).test
     elif path.suffix == ".npz":
         _only_for("an .npz file", options, ())

@@ -87,9 +87,11 @@ def read_arrays(
     except FileNotFoundError:
         raise DataError(f"{path} is missing; give the path of an .npz file.") from None
     except DAMAGE as error:
-        problem = f"is no .npz file, or damaged ({error}); make it anew"
-        if "Object arrays" in str(error):
-            problem = "holds Python objects, which need code to be run; save arrays of numbers"
+        # NumPy's own words advise to load what may hold code: they are not passed on.
+        problem = "holds Python objects, which need code to be run; save arrays of numbers"
+        if "Object arrays" not in str(error):
+            why = f" ({error})" if "pickle" not in str(error) else ""
+            problem = f"is no .npz file, or damaged{why}; make it anew"
         raise DataError(
             f"{path} {problem} with numpy.savez_compressed(path, {example})."
         ) from error

@@ -91,8 +91,8 @@ def common_form(paths: Sequence[Path], root: Path, size: int | None = None) -> F
         told = ", ".join(f"{w}x{h} ({n}, such as {sizes[w, h][0].name})" for (w, h), n in counts)
         raise DataError(
             f"{root}: images must be of one size, got {len(sizes)}: {told}"
-            f"{' and others' if len(sizes) > len(counts) else ''}; give size=... to scale and crop "
-            "them."
+            f"{' and others' if len(sizes) > len(counts) else ''}; give a size to scale and crop "
+            "them to: size=32 in Python, --image-size 32 with --data, data.size = 32 in a recipe."
         )
     width, height = next(iter(sizes))
     return Form(height, width, gray)

@@ -7,8 +7,12 @@ from torch import Tensor, nn
 
 from multirobust.data import Split
 from multirobust.errors import InputError
+from multirobust.evaluation.runner import out_of_memory
 
 __all__ = ["check_classifier", "check_model", "device_of"]
+
+FEW = 8
+"""Images that the model is asked about."""
 
 
 def check_model(model: nn.Module, split: Split) -> None:
@@ -44,9 +48,13 @@ def check_classifier(model: nn.Module, split: Split) -> Tensor:
         model: Maps images in [0, 1] to logits.
         split: The images it is to classify.
 
+    Returns:
+        Logits (b, classes), of those images on which the model does not raise: an evaluation goes
+        on without the others.
+
     Raises:
-        InputError: If the model is no module, cannot take the images, or does not return finite
-            logits of shape (b, classes).
+        InputError: If the model is no module, cannot take any of the images, or does not return
+            finite logits of shape (b, classes).
     """
     if not isinstance(model, nn.Module):
         raise InputError(f"model must be a torch.nn.Module, got {type(model).__name__}.")
@@ -73,15 +81,41 @@ def device_of(model: nn.Module) -> torch.device:
 
 @torch.no_grad()
 def _logits_of_a_few(model: nn.Module, split: Split) -> Tensor:
-    x = split.first(min(8, len(split))).floats().to(device_of(model))
+    """Ask about the first images together; where that raises, about each alone."""
+    x = split.first(min(FEW, len(split))).floats().to(device_of(model))
     try:
-        logits = model(x)
-    except Exception as error:
-        raise InputError(
-            f"model cannot take images of shape {tuple(x.shape)} in {x.dtype}, it raised "
-            f"{type(error).__name__}: {error} Build it with the channels, size and dtype of the "
-            "images."
-        ) from error
+        answer = model(x)
+    except Exception:
+        answer = None  # and the memory that the error held is free
+    else:
+        return _checked(answer, x)
+    return torch.cat(_one_by_one(model, x))
+
+
+def _one_by_one(model: nn.Module, x: Tensor) -> list[Tensor]:
+    """Return the logits of each image on which the model does not raise, one at least."""
+    answers, failures = [], []
+    for image in x.split(1):
+        try:
+            answer = model(image)
+        except Exception as error:
+            failures.append(error)
+        else:
+            answers.append(_checked(answer, image))
+    if answers:
+        return answers
+    error = failures[0]
+    if out_of_memory(error):
+        raise error
+    told = f"{type(error).__name__}: {error}".rstrip(" .")
+    raise InputError(
+        f"model cannot take images of shape {tuple(x.shape[1:])} in {x.dtype}, for each of the "
+        f"first {len(x)} it raised {told}. Build it with the channels, size and dtype of the "
+        "images."
+    ) from error
+
+
+def _checked(logits: object, x: Tensor) -> Tensor:
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(x):
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise InputError(

@@ -23,9 +23,9 @@ from multirobust.evaluation.storage import save_images
 from multirobust.evaluation.suite_run import SuiteRun
 from multirobust.evaluation.suites import Suite
 from multirobust.provenance import provenance
-from multirobust.threats import Threat
+from multirobust.threats import Threat, check_scale
 
-__all__ = ["Ahead", "evaluate_suite", "refuse_findings"]
+__all__ = ["Ahead", "check_radii", "evaluate_suite", "refuse_findings"]
 
 Ahead: TypeAlias = Callable[[Sequence[Part], Path], None]
 """Is given what is not done, and the folder of partial results, before the attacks begin."""
@@ -92,13 +92,14 @@ def evaluate_suite(
         The outcomes, in the order of the split.
 
     Raises:
-        InputError: If an argument is out of range, a ball holds the whole pixel box, the model is
-            not a classifier of these images (see `check_classifier`) or hides its gradient from an
-            attack that needs it, or, with strict, if the audit finds anything.
+        InputError: If an argument is out of range, a radius is of the wrong scale (see
+            `check_radii`), the model is not a classifier of these images (see `check_classifier`)
+            or hides its gradient from an attack that needs it, or, with strict, if the audit finds
+            anything.
         RunError: If a folder cannot be written.
     """
     check_classifier(model, split)
-    _check_radii(suite, split)
+    check_radii(suite, split)
     course = Course(
         model=model,
         split=split.first(min(limit, len(split))) if limit is not None else split,
@@ -134,20 +135,16 @@ def evaluate_suite(
     return outcomes
 
 
-def _check_radii(suite: Suite, split: Split) -> None:
-    """Raise where a ball holds all images, as one of radius 128 in place of 128 / 255 does."""
-    shape = (1, *split.images.shape[1:])
+def check_radii(suite: Suite, split: Split) -> None:
+    """Raise where a ball of a suite is on another scale than the pixels, as one of radius 128 is.
+
+    Raises:
+        InputError: See `threats.check_scale`.
+    """
     for named in suite.attacks:
-        threat = named.threat
-        if not isinstance(threat, Threat):
-            continue
-        farthest = float(threat.distance(torch.ones(shape), torch.zeros(shape)))
-        if threat.radius > farthest:
-            raise InputError(
-                f"{named.threat_name}: radius must be on the [0, 1] pixel scale, got "
-                f"{threat.radius:g}, where no two images of shape {shape[1:]} are farther apart "
-                f"than {farthest:.4g}; write 128 / 255, not 128."
-            )
+        if isinstance(named.threat, Threat):
+            shape = split.images.shape[1:]
+            check_scale(named.threat_name, named.threat, shape, source=split.source)
 
 
 def _audited(

@@ -17,10 +17,13 @@ from multirobust.evaluation.state import State
 from multirobust.evaluation.suites import NamedAttack
 from multirobust.threats import Threat
 
-__all__ = ["BlockResult", "Runner", "out_of_memory"]
+__all__ = ["NAN", "BlockResult", "Runner", "out_of_memory"]
 
 TOLERANCE = 1e-5
 """Relative excess over the radius, or absolute over the pixel box, that makes an image invalid."""
+
+NAN = "NaN among the logits"
+"""What is noted of an image for which the model returns NaN."""
 
 HOPELESS = 8
 """After so many single images that all failed, with none that did not, the rest is not tried."""
@@ -85,14 +88,15 @@ class Runner:
         errors: set[str] = set()
 
         def predicted(part: Tensor) -> Tensor:
-            return self._predicted(x[part]).cpu()
+            answers = self._predicted(x[part]).cpu()
+            if bool((answers == -1).any()):
+                errors.add(NAN)
+            return answers
 
         def failed(part: Tensor) -> Tensor:
             return torch.full((len(part),), -1)
 
         answer = self._isolated(predicted, failed, torch.arange(len(x)), errors)
-        if not errors and bool((answer == -1).any()):
-            errors.add("NaN among the logits")
         return answer, frozenset(errors)
 
     def attack(self, named: NamedAttack, x: Tensor, y: Tensor, positions: Tensor) -> BlockResult:
@@ -195,7 +199,7 @@ class Runner:
             "no image: the attack found none to start from, or NaN pixels": ~finite,
             "images outside the pixel box": finite & ~box,
             "images outside the ball": finite & ~ball,
-            "NaN among the logits": finite & (predictions == -1),
+            NAN: finite & (predictions == -1),
         }
         errors |= {line for line, rows in found.items() if bool(rows.any())}
         failed = torch.stack(list(found.values())).any(0)

@@ -17,8 +17,9 @@ from multirobust import evaluation, training
 from multirobust.attacks import threats_from
 from multirobust.config import Recipe
 from multirobust.data import Data, Split
-from multirobust.errors import InputError
+from multirobust.errors import InputError, RunError
 from multirobust.evaluation import Course, Outcomes, Part, Shard, Suite
+from multirobust.evaluation.evaluate import check_radii
 from multirobust.experiment.building import check_corruptions, load_data, load_model
 from multirobust.experiment.evaluated import ADVERSARIAL, PARTIAL
 from multirobust.experiment.runs import find_runs
@@ -34,6 +35,7 @@ __all__ = [
     "Subject",
     "evaluate_and_save",
     "images_of",
+    "suite_of",
 ]
 
 
@@ -65,7 +67,11 @@ class RunSubject:
     def load(self) -> tuple[nn.Module, Split]:
         """See `Subject`."""
         data = load_data(self.recipe.data)
-        return load_model(find_runs([self.folder])[0], data), images_of(data, self.split)
+        try:
+            run = find_runs([self.folder])[0]
+        except InputError as error:  # not the user's fault here, and another machine may see it
+            raise RunError(str(error)) from error
+        return load_model(run, data), images_of(data, self.split)
 
 
 @final
@@ -81,6 +87,8 @@ class ExternalSubject:
         data_folder: Where the files of a data set of ours lie.
         limit: Only the first so many images.
         download: Get the files of a data set of ours that are missing, where it has a download.
+        size: Of a folder of images: scale and crop them to so many pixels.
+        class_names: Of a folder of images: the classes in the order of the model's logits.
     """
 
     model: str
@@ -90,6 +98,14 @@ class ExternalSubject:
     data_folder: str | None
     limit: int | None
     download: bool = False
+    size: int | None = None
+    class_names: tuple[str, ...] | None = None
+
+    @property
+    def form(self) -> dict[str, Any]:
+        """What decides which images a folder's files become, as JSON values; {} if nothing."""
+        said = {"image_size": self.size, "class_names": self.class_names and [*self.class_names]}
+        return {name: value for name, value in said.items() if value is not None}
 
     def load(self) -> tuple[nn.Module, Split]:
         """See `Subject`."""
@@ -99,6 +115,8 @@ class ExternalSubject:
             folder=self.data_folder,
             download=self.download and "download" in options_of,
             limit=self.limit,
+            size=self.size,
+            classes=self.class_names,
         )
         return load_external(self.model, weights=self.weights, options=self.options), split
 
@@ -152,7 +170,7 @@ def _course(pickled: bytes) -> Course:
             f"give each part one with --gpus, or use --set training.device=cpu."
         )
     model, images = work.subject.load()
-    suite = _suite_of(recipe, images)
+    suite = suite_of(recipe, images)
     return Course(
         model=model.to(device),
         split=images.first(min(config.limit or len(images), len(images))),
@@ -197,9 +215,11 @@ def evaluate_and_save(
         options: Others of `evaluation.evaluate_suite`.
 
     Raises:
+        InputError: If a setting makes no sense for these images; no folder is made.
         RunError: If the folder cannot be written, or another process evaluates into it.
     """
     check_corruptions(recipe)
+    suite = suite_of(recipe, images)
     config, shard = recipe.evaluation, shard or Shard()
     work = PartialWork(
         subject=subject,
@@ -214,7 +234,7 @@ def evaluate_and_save(
         return evaluation.evaluate_suite(
             model,
             images,
-            _suite_of(recipe, images),
+            suite,
             mode=None if config.mode == "auto" else config.mode,
             batch_size=config.batch_size,
             block_size=config.block_size,
@@ -245,6 +265,13 @@ def images_of(data: Data, split: str) -> Split:
     return images
 
 
-def _suite_of(recipe: Recipe, images: Split) -> Suite:
+def suite_of(recipe: Recipe, images: Split) -> Suite:
+    """Return the attacks that a recipe asks for.
+
+    Raises:
+        InputError: If a setting makes no sense for these images, a radius among them.
+    """
     config = recipe.evaluation
-    return evaluation.build_suite(config.suite, threats_from(recipe.threats), config, images)
+    suite = evaluation.build_suite(config.suite, threats_from(recipe.threats), config, images)
+    check_radii(suite, images)
+    return suite

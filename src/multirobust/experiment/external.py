@@ -19,13 +19,18 @@ from multirobust.data import Split
 from multirobust.errors import DataError, InputError
 from multirobust.evaluation import EvaluationDisplay, Outcomes, Shard, build_suite, load
 from multirobust.evaluation.evaluate import refuse_findings
-from multirobust.experiment.attacking import Elsewhere, ExternalSubject, evaluate_and_save
+from multirobust.experiment.attacking import (
+    Elsewhere,
+    ExternalSubject,
+    evaluate_and_save,
+    suite_of,
+)
 from multirobust.experiment.evaluated import images_kept, tidy
 from multirobust.experiment.runs import make_folder
 from multirobust.models.weights import weights_digest
 from multirobust.threats import Threat
 
-__all__ = ["evaluate_external"]
+__all__ = ["evaluate_external", "recipe_of_images", "short_name"]
 
 FALLBACK = "cifar10"
 """Whose attack settings data of the user's own are attacked with; its radii must be given."""
@@ -38,6 +43,8 @@ def evaluate_external(
     weights: str | None = None,
     options: Mapping[str, Any] | None = None,
     data_folder: str | None = None,
+    size: int | None = None,
+    class_names: Sequence[str] | None = None,
     overrides: Sequence[str] = (),
     output: Path | None = None,
     name: str | None = None,
@@ -57,6 +64,9 @@ def evaluate_external(
         weights: File of the weights, if the model does not bring them.
         options: Keyword arguments of the function that makes the model.
         data_folder: Where the files of a data set of ours lie.
+        size: Of a folder of images: scale and crop them to so many pixels.
+        class_names: Of a folder of images: its subfolders in the order of the model's logits;
+            None sorts them.
         overrides: Changes of the recipe of the data set, such as "threats.preset=e_at". Images of
             one's own need them to set the radii.
         output: Folder of the outcomes; None makes one below `evaluations`, named after the model,
@@ -80,9 +90,8 @@ def evaluate_external(
         DataError: If images are missing or damaged.
         RunError: If the folder cannot be written.
     """
-    recipe = _recipe(data, overrides)
+    recipe = recipe_of_images(data, overrides)
     shard = shard or Shard()
-    settings = _settings(recipe, shard, seed)
     subject = ExternalSubject(
         model=model,
         weights=weights,
@@ -91,15 +100,17 @@ def evaluate_external(
         data_folder=data_folder or recipe.data.folder,
         limit=recipe.evaluation.limit,
         download=recipe.data.download,
+        size=size,
+        class_names=None if class_names is None else tuple(class_names),
     )
+    settings = subject.form | _settings(recipe, shard, seed)
     classifier, split = subject.load()
-    name = name or _short(model)
+    name = name or short_name(model)
     folder = output or _default_folder(name, data, shard, settings)
-    make_folder(folder)
+    _open(folder, recipe, split)
     manifest = _manifest(name, subject, classifier, split, settings)
-    known = _known(folder, manifest, save_images=save_images, strict=strict)
+    known = _known(folder, manifest, report, save_images=save_images, strict=strict)
     if known is not None:
-        report(f"already evaluated with these settings in {folder}")
         return known, folder
     device = training.choose_device(recipe.training.device)
     outcomes = evaluate_and_save(
@@ -121,7 +132,13 @@ def evaluate_external(
     return outcomes, folder
 
 
-def _recipe(data: str, overrides: Sequence[str]) -> Recipe:
+def recipe_of_images(data: str, overrides: Sequence[str]) -> Recipe:
+    """Return how models are attacked on a data set of ours or on images of one's own.
+
+    Raises:
+        InputError: If there are no such images, or their radii are not known.
+        DataError: If they cannot be read.
+    """
     if data in datasets.DATASETS:
         return load_recipe(data, overrides)
     if not Path(data).expanduser().exists():
@@ -139,6 +156,12 @@ def _recipe(data: str, overrides: Sequence[str]) -> Recipe:
             "threats.linf=0.03 and so on."
         )
     return recipe
+
+
+def _open(folder: Path, recipe: Recipe, split: Split) -> None:
+    """Make the folder of an evaluation, unless a setting makes no sense for these images."""
+    suite_of(recipe, split)
+    make_folder(folder)
 
 
 def _manifest(
@@ -185,13 +208,19 @@ def _settings(recipe: Recipe, shard: Shard, seed: int) -> dict[str, Any]:
     }
 
 
-def _short(model: str) -> str:
+def short_name(model: str) -> str:
+    """Return what tables call a model that has no other name."""
     last = re.split(r"[:/]", model.rstrip("/"))[-1]
     return re.sub(r"[^\w.-]+", "_", last) or "model"
 
 
 def _known(
-    folder: Path, manifest: Mapping[str, Any], *, save_images: bool, strict: bool
+    folder: Path,
+    manifest: Mapping[str, Any],
+    report: Callable[[str], None],
+    *,
+    save_images: bool,
+    strict: bool,
 ) -> Outcomes | None:
     """Return the outcomes in a folder, or None if there are none, or too few images are kept.
 
@@ -219,6 +248,7 @@ def _known(
     if save_images and not images_kept(folder, known):
         return None
     tidy(folder)
+    report(f"already evaluated with these settings in {folder}")
     return known
 
 

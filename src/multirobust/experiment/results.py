@@ -32,7 +32,8 @@ def results_of(paths: Sequence[Path], suite: str | None = None) -> list[RunResul
         suite: Of runs, which evaluation, by the name of its folder; None takes the recipe's own.
 
     Raises:
-        RunError: If a path is none of these, or a run has not been trained or evaluated.
+        InputError: If a path is none of these.
+        RunError: If a run has not been trained or evaluated.
         DataError: If outcomes are damaged.
     """
     found: list[tuple[RunResult, str]] = []
@@ -53,7 +54,8 @@ def outcomes_at(path: Path, suite: str | None = None) -> Outcomes:
     """Return the outcomes of one evaluation: a run folder, or a folder of outcomes.
 
     Raises:
-        RunError: If the path stands for none or for several.
+        InputError: If there is none at the path.
+        RunError: If the path stands for several, or files are damaged.
     """
     results = results_of([path], suite)
     if len(results) != 1:

@@ -132,7 +132,8 @@ def find_runs(paths: Sequence[Path]) -> list[Run]:
     """Return the runs in these folders, each a run folder or a folder of run folders.
 
     Raises:
-        RunError: If a folder holds no run, or its files are damaged or cannot be read.
+        InputError: If a folder is missing or holds no run.
+        RunError: If its files are damaged or cannot be read.
     """
     found: dict[Path, None] = {}
     for path in paths:
@@ -142,7 +143,7 @@ def find_runs(paths: Sequence[Path]) -> list[Run]:
         except OSError as error:
             raise RunError(f"{path} cannot be read: {error.strerror}.") from error
         if not markers:
-            raise RunError(f"{path} holds no run; name a folder that `multirobust train` wrote.")
+            raise InputError(f"{path} holds no run; name a folder that `multirobust train` wrote.")
         found |= dict.fromkeys(marker.parent for marker in markers)
     return sorted((_load_run(folder) for folder in found), key=_paper_order)
 

@@ -16,6 +16,7 @@ from multirobust.experiment.pipeline import evaluate_run, train_run
 from multirobust.experiment.runs import RECIPE, Run, open_run, plan
 from multirobust.experiment.unlabeled import check_unlabeled, with_unlabeled
 from multirobust.ranks import agreed, rank_0_first
+from multirobust.threats import check_scale
 from multirobust.training import ProgressDisplay
 
 __all__ = ["evaluate_all", "prepare", "train_all"]
@@ -30,10 +31,13 @@ def prepare(recipe: Recipe, output: Path) -> tuple[list[Run], Data]:
             names none; no folder is made.
         RunError: If a folder holds something else or cannot be written.
     """
-    threats_from(recipe.threats)
+    threats = threats_from(recipe.threats)
     with rank_0_first():
         check_corruptions(recipe)
         data = with_unlabeled(load_data(recipe.data), recipe.data)
+        for norm, threat in threats.items():
+            shape = data.train.images.shape[1:]
+            check_scale(f"threats.{norm}", threat, shape, source=data.name)
         for defense in recipe.defenses:
             check_unlabeled(defense, data)
         runs = plan(pinned(recipe, data), output)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from multirobust.errors import InputError
-from multirobust.evaluation import Contribution, Estimate, Outcomes, contributions
+from multirobust.evaluation import Contribution, Estimate, Outcomes, State, contributions
 from multirobust.evaluation.intervals import mean_and_std
 from multirobust.report.tables import Cell, Column, Row, RunResult, Table, duration, grouped
 
@@ -49,8 +49,42 @@ def breakdown(outcomes: Outcomes) -> Table:
         "attacked: images the attack was run on. breaks first: images that no attack above it "
         "broke. only it breaks: images that no other attack of the table broke. passes: forward "
         "and backward, for each image of the evaluation.",
+        *_open_notes(outcomes, found),
     )
     return Table(_COLUMNS, tuple(rows), notes, corner="attack")
+
+
+def _open_notes(outcomes: Outcomes, found: Sequence[Contribution]) -> Iterator[str]:
+    """Yield why accuracies are ranges: no prediction, errors of attacks, images spared."""
+    failed = int((outcomes.predictions < 0).sum())
+    if failed:
+        reasons = outcomes.manifest.get("errors", {}).get("clean", [])
+        why = f" ({reasons[0]})" if reasons else ""
+        yield (
+            f"{_images(failed)} no prediction: the model raised or returned NaN{why}. Not known to "
+            "be robust or broken, so every accuracy is a range."
+        )
+    if any(attack.errors for attack in found):
+        yield (
+            "errors: images on which the attack failed, neither robust nor broken, so its accuracy "
+            "is a range."
+        )
+    right = outcomes.predictions == outcomes.labels
+    spared = [int((right & (c.states == State.SKIPPED)).sum()) for c in outcomes.columns]
+    if any(spared):
+        mode = outcomes.manifest.get("mode")
+        listed = ", ".join(
+            f"{c.name} {n:,}" for c, n in zip(outcomes.columns, spared, strict=True) if n
+        )
+        yield (
+            f"Images spared an attack since an earlier one broke them"
+            f"{f' (mode {mode})' if mode else ''}: {listed}. What it does to these is open, so its "
+            "accuracy is a range; that of all together is not affected."
+        )
+
+
+def _images(count: int) -> str:
+    return "1 image has" if count == 1 else f"{count:,} images have"
 
 
 def attack_table(results: Sequence[RunResult]) -> Table:
@@ -79,7 +113,11 @@ def attack_table(results: Sequence[RunResult]) -> Table:
     rows.append(row("all (union)", lambda o: o.union() if o.columns else None, total=True))
     note = "Accuracy in percent under each attack alone, over several seeds the mean."
     ranges = any("–" in cell.text[1:] for line in rows for cell in line.cells)
-    notes = (note, "low–high: not every image met the attack.") if ranges else (note,)
+    notes = (
+        (note, "low–high: not every image met the attack, or it ended in an error for some.")
+        if ranges
+        else (note,)
+    )
     columns = tuple(Column(name, name) for name in groups)
     return Table(columns, tuple(rows), notes, corner="attack")
 

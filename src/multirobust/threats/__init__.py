@@ -9,6 +9,7 @@ from multirobust.threats.maxima import linear_gain
 from multirobust.threats.mixed import Allotment, MixedThreat, mapped_into
 from multirobust.threats.presets import THREAT_PRESETS, threats_for
 from multirobust.threats.projection import project_l1, project_l2, project_linf
+from multirobust.threats.scale import check_scale
 from multirobust.threats.transformation import Transformation
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "StraightThrough",
     "Threat",
     "Transformation",
+    "check_scale",
     "linear_gain",
     "mapped_into",
     "project_l1",

@@ -43,7 +43,8 @@ class Linf(Threat):
         if self.radius > 1:
             raise InputError(
                 f"Linf: radius must be at most 1, since no two pixels in [0, 1] are farther apart, "
-                f"got {self.radius!r}; write 8 / 255, not 8."
+                f"got {self.radius!r}; write {self.radius:g} / 255, which is "
+                f"{self.radius / 255:.4g}, in place of {self.radius:g}."
             )
 
     def distance(self, x_adv: Images, x: Images) -> PerImage:

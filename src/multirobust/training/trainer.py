@@ -15,6 +15,7 @@ from multirobust.data import Data
 from multirobust.defenses import Defense
 from multirobust.errors import InputError
 from multirobust.evaluation import check_model
+from multirobust.evaluation.runner import out_of_memory
 from multirobust.processes import launched
 from multirobust.ranks import ranks
 from multirobust.training.job import Job
@@ -172,6 +173,8 @@ def _check(model: nn.Module, data: Data) -> None:
     try:
         check_model(model.eval(), data.train)
     except RuntimeError as error:
+        if out_of_memory(error):
+            raise
         shape = tuple(data.train.images.shape[1:])
         raise InputError(
             f"model cannot take images of shape {shape} of the data set {data.name!r}: {error}. "

@@ -11,6 +11,7 @@ import numpy as np
 
 from multirobust.evaluation.audit.finding import Finding, counted
 from multirobust.evaluation.outcomes import AttackColumn, Outcomes
+from multirobust.evaluation.runner import NAN
 from multirobust.evaluation.state import State
 
 __all__ = ["audit_outcomes"]
@@ -51,12 +52,14 @@ def audit_outcomes(outcomes: Outcomes) -> tuple[Finding, ...]:
 
 def _clean_errors(outcomes: Outcomes) -> Iterator[Finding]:
     failed = int((outcomes.predictions < 0).sum())
+    reasons = _reasons(outcomes, "clean")
+    others = [reason for reason in reasons if reason != NAN]
     if failed:
         yield Finding(
-            "nan_logits",
-            f"{counted(failed, len(outcomes))} have no clean prediction"
-            f"{_why(_reasons(outcomes, 'clean'))}: they are neither robust nor broken and widen "
-            "every accuracy to a range. Mend the model for these images.",
+            "no_prediction" if others or not reasons else "nan_logits",
+            f"{counted(failed, len(outcomes))} have no clean prediction{_why(others or reasons)}: "
+            "they are neither robust nor broken and widen every accuracy to a range. Mend the "
+            "model for these images.",
         )
 
 
