@@ -4,9 +4,10 @@
 
 Each NAME=FOLDER holds trained and evaluated runs of the same defenses and seeds (`multirobust
 train`, then `multirobust evaluate --suite fast`). Of every defense the first folder is what the
-others are compared with: "difference" is that of the mean unions in percent, "interval" half of its
-95 % interval over the seeds by Welch's t, so that a difference within it may be chance. Several
-calls with one file add rows; a row that is measured again is replaced.
+others are compared with, seed by seed, as a seed gives both the same first weights and batches:
+"difference" is the mean of the differences of their unions in percent, "interval" half of its 95 %
+interval by Student's t, so that a difference within it may be chance. Several calls with one file
+add rows; a row that is measured again is replaced.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from scipy.stats import ttest_ind
+from scipy.stats import t as student
 
 from multirobust.experiment import find_runs, result_of
 from multirobust.files import atomic_write
@@ -69,7 +70,7 @@ def key(row: dict[str, Any]) -> tuple[str, str, str]:
 
 def measured(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Return a row for every variant and defense."""
-    first: dict[tuple[str, str], list[float]] = {}
+    first: dict[tuple[str, str], dict[int, float]] = {}
     rows = []
     for name, folder in options.variants:
         groups: dict[tuple[str, str], list[RunResult]] = defaultdict(list)
@@ -80,8 +81,9 @@ def measured(options: argparse.Namespace) -> list[dict[str, Any]]:
                 groups[group].append(result_of(run, options.suite))
                 abouts[group] = json.loads((run.folder / "training.json").read_text("utf-8"))
         for (data, defense), results in groups.items():
-            unions = [100 * result.outcomes.union().value for result in results]
-            row = {"data": data, "defense": defense, "variant": name} | described(results, unions)
+            unions = {r.seed: 100 * r.outcomes.union().value for r in results}
+            row = {"data": data, "defense": defense, "variant": name}
+            row |= described(results, list(unions.values()))
             row |= against(first.setdefault((data, defense), unions), unions)
             about = abouts[data, defense]
             row["about"] = {part: about[part] for part in ("versions", "commit", "device", "time")}
@@ -105,16 +107,16 @@ def described(results: list[RunResult], unions: list[float]) -> dict[str, Any]:
     }
 
 
-def against(base: list[float], unions: list[float]) -> dict[str, float | None]:
-    """Return by how much the mean union exceeds another, and half of the 95 % interval of that."""
-    if base is unions:
+def against(base: dict[int, float], unions: dict[int, float]) -> dict[str, float | None]:
+    """Return by how much the unions exceed others of the same seeds, and half of the interval."""
+    pairs = [unions[seed] - base[seed] for seed in unions if seed in base]
+    if base is unions or not pairs:
         return {"difference": None, "interval": None}
-    difference = statistics.fmean(unions) - statistics.fmean(base)
     half = None
-    if min(len(base), len(unions)) > 1 and len({*base}) + len({*unions}) > 2:
-        interval = ttest_ind(unions, base, equal_var=False).confidence_interval(0.95)
-        half = rounded((interval.high - interval.low) / 2)
-    return {"difference": rounded(difference), "interval": half}
+    if len(pairs) > 1:
+        error = statistics.stdev(pairs) / len(pairs) ** 0.5
+        half = rounded(student.ppf(0.975, len(pairs) - 1) * error)
+    return {"difference": rounded(statistics.fmean(pairs)), "interval": half}
 
 
 def rounded(value: float) -> float:

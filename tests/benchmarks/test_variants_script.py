@@ -39,13 +39,14 @@ def test_a_variant_is_compared_with_the_first_and_rows_are_replaced(finished, tm
     assert one["passes"] > 0
 
 
-def test_the_interval_of_a_difference_is_that_of_welch():
-    variants = script("variants")
-    base, better = [40.0, 42.0, 44.0], [43.0, 45.0, 47.0]
-    found = variants.against(base, better)
-    # Equal deviations of 2: four degrees of freedom, t = 2.776, 2.776 * 2 * sqrt(2 / 3).
-    assert found == {"difference": 3.0, "interval": pytest.approx(4.53, abs=0.01)}
-    assert variants.against([40.0, 40.0], [41.0, 41.0])["interval"] is None
+def test_variants_are_compared_seed_by_seed():
+    against = script("variants").against
+    base = {0: 40.0, 1: 50.0, 2: 60.0}
+    found = against(base, {2: 65.0, 0: 41.0, 1: 53.0})
+    # Differences 1, 3 and 5: two degrees of freedom, t = 4.303, 4.303 * 2 / sqrt(3).
+    assert found == {"difference": 3.0, "interval": pytest.approx(4.97, abs=0.01)}
+    assert against(base, {1: 51.0}) == {"difference": 1.0, "interval": None}
+    assert against(base, {7: 51.0}) == {"difference": None, "interval": None}
 
 
 def test_the_whole_batch_points_the_way_of_itself(tmp_path):
