@@ -23,6 +23,14 @@ def _handlers_are_put_back():
     assert [signal.getsignal(sign) for sign in SIGNALS] == before
 
 
+@pytest.fixture(autouse=True)
+def heard():
+    """Let Ctrl-C be heard where a shell started the tests in the background, and so ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def signal_at(monkeypatch, owner: type, function: str, call: int, *signs: signal.Signals) -> None:
     """Send signals to this process at the n-th call of a method."""
     original = getattr(owner, function)

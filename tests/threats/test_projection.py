@@ -79,6 +79,9 @@ def test_no_allowed_point_lies_at_an_acute_angle(threat, pair, seed):
 def test_float64_equals_the_bisection(threat, pair):
     x_adv, x = (images.double() for images in pair)
     expected = project_by_bisection(threat.norm, x_adv, x, threat.radius)
+    boxed = x_adv.clamp(0, 1)  # is the answer for what leaves the radius by a rounding alone
+    inside = distance_in_float64(threat.norm, boxed, x) <= threat.radius * (1 + 4e-7)
+    expected = torch.where(inside[:, None], boxed.flatten(1), expected)
     projected = threat.project(x_adv, x).flatten(1)
     far = 1 + (x_adv - x).abs().max()
     torch.testing.assert_close(projected, expected, rtol=0, atol=float(2e-13 * far))

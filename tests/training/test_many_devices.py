@@ -348,7 +348,7 @@ def test_views_are_put_together_and_taken_apart_again():
         if isinstance(views, ConsistencyViews):
             assert again.x_adv.equal(x)
             assert again.x_aug.equal(x + 1)
-            assert again.threat is threat
+            assert again.threat == threat
             assert cut[1].x_adv.equal(x[2:])
         elif views is not None:
             assert torch.equal(torch.stack(tuple(again)), torch.stack(tuple(views)))
