@@ -116,7 +116,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     models = ["preact_resnet_18", "wrn_28_2", "small_cnn"]
     add("--models", nargs="+", default=models, metavar="NAME")
     add("--cases", nargs="+", default=list(step_cost.STEPS), choices=list(step_cost.STEPS))
-    add("--batch", type=int, default=8, help="images of a batch")
+    add("--batch", type=int, default=6, help="images of a batch")
     add("--memory-batch", type=int, default=32, help="images of a batch whose memory is measured")
     add("--projection-batches", type=int, default=16, help="batches projected at once")
     add("--size", type=int, default=32, help="height and width of the images")
