@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -134,7 +135,7 @@ def _meta_step(loop: Loop) -> Callable[[], Any]:
     model.train()
     with attacking(model, "batch"):
         views = defense.craft(model, batch)
-    adapt = lambda: defense.adapt(model, batch, views, lr=0.1)  # noqa: E731
+    adapt = functools.partial(defense.adapt, model, batch, views, lr=0.1)
     adapt()  # loads what the first one loads
     defense.steps = 0
     return adapt

@@ -50,6 +50,8 @@ class Cascade(MixedSampler):
     diverse parameter-free attacks, ICML 2020.
     """
 
+    by_quota = True
+
     def __init__(
         self,
         attacks: Sequence[Attack],
@@ -64,11 +66,6 @@ class Cascade(MixedSampler):
             raise lookup_error("order", order, get_args(Order))
         self.order = order
         self._orders: list[list[int]] = []
-
-    @property
-    def quotas(self) -> list[float]:
-        """See `MixedSampler.quotas`."""
-        return self.shares.probabilities()
 
     def begin(self, place: Part) -> None:
         """See `MixedSampler.begin`."""

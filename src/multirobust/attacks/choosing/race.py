@@ -76,11 +76,6 @@ class Race(MixedSampler):
                 )
         self.by_quota, self.laps = quotas, laps
 
-    @property
-    def quotas(self) -> list[float]:
-        """See `MixedSampler.quotas`."""
-        return self.shares.probabilities() if self.by_quota else [1 / self.count] * self.count
-
     def choose(
         self,
         model: nn.Module,
@@ -91,14 +86,14 @@ class Race(MixedSampler):
         generator: torch.Generator | None,
     ) -> Chosen:
         """See `MixedSampler.choose`."""
-        x = x.detach().to(work_dtype(x))
+        x, quotas = x.detach().to(work_dtype(x)), self.quotas
         with attacking(model), torch.no_grad():
             runners = self._laps(model, x, y, start, generator)
             losses = [_reached(runner) for runner in runners]
             values = torch.stack(losses, dim=1).nan_to_num(nan=0.0, posinf=1e6, neginf=-1e6)
-            allotment = self._assigned(values, place, explore=0.0, by_quota=self.by_quota)
+            allotment = self._assigned(values, place, quotas, explore=0.0)
             x_adv = self._finished(model, runners, allotment)
-        weights = self._weights(allotment, self.quotas, x)
+        weights = self._weights(allotment, quotas, x)
         return Chosen(x_adv, allotment, weights, x.new_zeros((len(x), 0)))
 
     def _laps(

@@ -78,11 +78,6 @@ class Router(MixedSampler):
         self.register_buffer("ratio", torch.zeros(self.count))
         self.register_buffer("known", torch.zeros(self.count))
 
-    @property
-    def quotas(self) -> list[float]:
-        """See `MixedSampler.quotas`."""
-        return self.shares.probabilities() if self.by_quota else [1 / self.count] * self.count
-
     def choose(
         self,
         model: nn.Module,
@@ -99,13 +94,14 @@ class Router(MixedSampler):
         gradient = first.gradient.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
         promised = torch.stack([self._promise(a, gradient, x) for a in self.engine.attacks], dim=1)
         values = promised.double() * self._rates()
-        allotment = self._assigned(values, place, explore=self.explore, by_quota=self.by_quota)
+        quotas = self.quotas
+        allotment = self._assigned(values, place, quotas, explore=self.explore)
         reused = first if self._shared and start is None else None
         x_adv = self.engine(model, x, y, allotment, start=start, first=reused, generator=generator)
         clean = CrossEntropy().of(first.logits, y, y)
         taken = promised.gather(1, allotment.index[:, None]).squeeze(1)
         notes = torch.stack((clean.to(taken.dtype), taken), dim=1)
-        return Chosen(x_adv, allotment, self._weights(allotment, self.quotas, x), notes)
+        return Chosen(x_adv, allotment, self._weights(allotment, quotas, x), notes)
 
     def _promise(self, attack: Attack, gradient: Images, x: Images) -> Tensor:
         if isinstance(attack, LockstepAPGD):

@@ -70,6 +70,9 @@ class MixedSampler(nn.Module, abc.ABC):
     importance = False
     """Whether `Chosen.weights` weigh the losses."""
 
+    by_quota: bool | None = None
+    """Whether the shares are quotas, or all are equal; None where attacks are drawn."""
+
     draws: Tensor
     pending: Tensor
     extra: Tensor
@@ -109,7 +112,9 @@ class MixedSampler(nn.Module, abc.ABC):
     @property
     def quotas(self) -> list[float]:
         """Below half of what share of the images an attack is told of."""
-        return [1 / (4 * self.count)] * self.count
+        if self.by_quota is None:
+            return [1 / (4 * self.count)] * self.count
+        return self.shares.probabilities() if self.by_quota else [1 / self.count] * self.count
 
     @property
     def extra_passes(self) -> tuple[int, int]:
@@ -237,24 +242,24 @@ class MixedSampler(nn.Module, abc.ABC):
         self.pending.add_(torch.cat((values, counts)).to(self.pending.dtype))
 
     def _assigned(
-        self, values: Tensor, place: Part, *, explore: float, by_quota: bool
+        self, values: Tensor, place: Part, quotas: Sequence[float], *, explore: float
     ) -> Allotment:
         """Return the allotment of greatest total value to these images; waits for the device.
 
         Args:
             values: Of each image under each attack, (b, k), finite.
             place: Which rows these are: the quotas are met among the images of all ranks.
+            quotas: Shares to meet, each within one image, if `by_quota`; else each image gets its
+                best, and these are what the drawn ones are dealt by.
             explore: Share of the images whose attack is drawn.
-            by_quota: Meet the shares, each within one image, or give each image its best.
         """
         rows = place.gathered(values).double().tolist()
-        shares = self.shares.probabilities() if by_quota else [1 / self.count] * self.count
-        groups = dealt(shares, len(rows), "stratified", self._random)
+        groups = dealt(quotas, len(rows), "stratified", self._random)
         drawn = torch.randperm(len(rows), generator=self._random)[: round(explore * len(rows))]
         free = sorted(set(range(len(rows))) - set(drawn.tolist()))
         sizes = [sum(groups[i] == k for i in free) for k in range(self.count)]
         wanted = [rows[i] for i in free]
-        best = assigned(wanted, sizes) if by_quota else [row.index(max(row)) for row in wanted]
+        best = assigned(wanted, sizes) if self.by_quota else [row.index(max(row)) for row in wanted]
         for image, group in zip(free, best, strict=True):
             groups[image] = group
         own = groups[place.offset : place.offset + place.rows]
