@@ -76,11 +76,16 @@ def about(options: argparse.Namespace) -> dict:
 
 
 def recipe_of(options: argparse.Namespace, defense: str, seed: int, *more: str) -> Recipe:
-    """Return the recipe of one run: only the first images have labels."""
+    """Return the recipe of one run: only the first images have labels.
+
+    `rst_linf` takes the steps of `trades`, which it is compared with.
+    """
     folder = [f"data.folder={options.data_folder!r}"] if options.data_folder else []
     chosen = [f"data.train_limit={options.labeled}", f"evaluation.suite={options.suite}"]
     chosen += [f"defenses=[{defense!r}]", f"seeds=[{seed}]"]
-    return load_recipe(options.recipe, [*folder, *chosen, *options.overrides, *more])
+    chosen = [*folder, *chosen, *options.overrides, *more]
+    step_size = load_recipe(options.recipe, chosen).attack.linf.step_size
+    return load_recipe(options.recipe, [*chosen, f"defense.rst_step_size={step_size}"])
 
 
 def labeled_by_standard(options: argparse.Namespace, seed: int) -> PseudoLabels:

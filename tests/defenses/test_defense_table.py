@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from pydantic import ValidationError
 
 from multirobust.attacks import PGD, ErrorSampler, LockstepAPGD, Projected, SpatialRandom
-from multirobust.config import DefenseConfig, Recipe, TrainingConfig
+from multirobust.config import DefenseConfig, Recipe, ThreatConfig, TrainingConfig
 from multirobust.defenses import build
 from multirobust.threats import L1, L2, Linf
 
@@ -58,12 +60,22 @@ def test_the_spatial_set_is_the_three_norms_and_the_worst_of_ten_rotations_on_l2
     assert attacks[3] == Projected(SpatialRandom(radius=30.0, draws=10), attacks[1].threat)
 
 
-@pytest.mark.parametrize("row", ["mng_ac", "trades"])
-def test_self_training_is_the_row_without_it_on_other_data(row):
-    rst = {"mng_ac": "mng_ac_rst", "trades": "rst_linf"}[row]
-    one, other = made(row), made(rst)
-    assert type(one) is type(other)
-    assert str(one.state_dict()) == str(other.state_dict())
+def test_mng_ac_with_self_training_is_mng_ac_on_other_data():
+    assert str(made("mng_ac").state_dict()) == str(made("mng_ac_rst").state_dict())
+
+
+def test_robust_self_training_is_trades_with_the_published_steps():
+    trades, rst = made("trades"), made("rst_linf")
+    assert (trades.attack.step_size, rst.attack.step_size) == (1 / 255, pytest.approx(0.007))
+    assert (rst.attack.steps, rst.attack.threat, rst.beta) == (10, Linf(8 / 255), 6.0)
+    assert replace(rst.attack, step_size=1 / 255) == trades.attack
+
+
+def test_the_published_step_is_in_proportion_to_the_radius_and_gives_way_to_the_recipe():
+    recipe = Recipe(threats=ThreatConfig(preset="cifar10", linf=16 / 255))
+    attack = build("rst_linf", recipe, channels=3).attack
+    assert attack.step_size == pytest.approx(0.014)
+    assert made("rst_linf", rst_step_size=0.002).attack.step_size == 0.002
 
 
 @pytest.mark.parametrize(

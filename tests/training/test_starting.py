@@ -240,9 +240,9 @@ def published(recipe) -> dict:
     return {field: getattr(section, field.split(".")[1]) for section, field in sections}
 
 
-def test_finetune_sets_what_is_published_and_what_is_said_wins():
+def test_a_start_from_a_model_sets_what_is_published_and_what_is_said_wins():
     start = Path("weights.pt")
-    recipe = recipe_of("digits", None, ["ramp"], init_from=start, finetune=True)
+    recipe = recipe_of("digits", None, ["ramp"], init_from=start)
     assert published(recipe) == {
         "training.epochs": 3,
         "training.peak_lr": 0.05,
@@ -250,10 +250,11 @@ def test_finetune_sets_what_is_published_and_what_is_said_wins():
         "defense.ramp_pairing": 2.0,
         "defense.ramp_projection": 0.0,
     }
-    scratch = recipe_of("digits", None, ["ramp"], init_from=start)
+    assert recipe_of("digits", None, ["ramp"], init_from=start, finetune=True) == recipe
+    scratch = recipe_of("digits", None, ["ramp"], init_from=start, finetune=False)
     assert published(scratch) == published(load_recipe("digits"))
     said = ["training.epochs=5", "defense.ramp_pairing=1.5"]
-    changed = recipe_of("digits", said, ["ramp"], init_from=start, finetune=True)
+    changed = recipe_of("digits", said, ["ramp"], init_from=start)
     other = {"training.epochs": 5, "defense.ramp_pairing": 1.5}
     assert published(changed) == published(recipe) | other
 
@@ -282,19 +283,23 @@ def test_departures_are_of_fields_that_are_read_and_that_nobody_said(defenses, s
     assert departures(recipe_of("digits", said, defenses), said) == told
 
 
-def test_a_start_from_a_model_with_settings_from_scratch_is_told_in_one_line(
+def test_a_start_from_a_model_says_in_one_line_whose_settings_it_has(
     trained, tmp_path, multirobust
 ):
     rest = (*SETTINGS, "--defense", "e_at", "--init-from", trained, "--output")
-    answer = multirobust("train", "digits", *rest, tmp_path / "scratch")
-    assert answer.code == 0, answer.err
-    told = [line for line in answer.err.splitlines() if "--finetune" in line]
-    assert told == [
+
+    def told(*options) -> tuple[list[str], tuple[int, float]]:
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        answer = multirobust("train", "digits", *options, *rest, folder)
+        assert answer.code == 0, answer.err
+        training = find_runs([folder / "e_at-s0"])[0].recipe.training
+        lines = [line for line in answer.err.splitlines() if "finetun" in line]
+        return lines, (training.epochs, training.peak_lr)
+
+    tuned = ["Fine-tuning as published: training.peak_lr 0.05. --no-finetune keeps the recipe's."]
+    assert told() == told("--finetune") == (tuned, (1, 0.05))
+    scratch = [
         "Not as published for fine-tuning: training.peak_lr 0.21 (0.05). --finetune sets what is "
         "in brackets."
     ]
-    answer = multirobust("train", "digits", "--finetune", *rest, tmp_path / "tuned")
-    assert answer.code == 0, answer.err
-    assert "--finetune" not in answer.err
-    run = find_runs([tmp_path / "tuned" / "e_at-s0"])[0]
-    assert (run.recipe.training.epochs, run.recipe.training.peak_lr) == (1, 0.05)
+    assert told("--no-finetune") == (scratch, (1, 0.21))

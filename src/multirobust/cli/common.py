@@ -72,15 +72,16 @@ InitOption = Annotated[
     typer.Option(
         "--init-from",
         metavar="PATH",
-        help="Fine-tune: start from the weights of this run folder or file.",
+        help="Fine-tune: start from the weights of this run folder or file, with the published "
+        "settings (3 epochs at 0.05, ...).",
     ),
 ]
 FineTuneOption = Annotated[
-    bool,
+    bool | None,
     typer.Option(
-        "--finetune",
-        help="With --init-from: the published settings (3 epochs at 0.05, ...) in place of the "
-        "recipe's; --set wins.",
+        "--finetune/--no-finetune",
+        help="Whether the published settings of fine-tuning stand in place of the recipe's, where "
+        "--set does not say otherwise; default: with --init-from.",
     ),
 ]
 DevicesOption = Annotated[
@@ -123,13 +124,18 @@ def recipe_of(
     seed: list[int] | None = None,
     init_from: Path | None = None,
     devices: int | None = None,
-    finetune: bool = False,
+    finetune: bool | None = None,
 ) -> Recipe:
-    """Return a recipe with the overrides of the command line."""
+    """Return a recipe with the overrides of the command line.
+
+    A model to start from brings the published settings of fine-tuning along, unless `finetune` is
+    False; what the overrides say counts before them.
+    """
     from multirobust.config import load_recipe
     from multirobust.config.finetuning import fine_tuning_overrides
 
-    chosen = [*(fine_tuning_overrides() if finetune else []), *(overrides or [])]
+    tuned = init_from is not None if finetune is None else finetune
+    chosen = [*(fine_tuning_overrides() if tuned else []), *(overrides or [])]
     if defense:
         chosen.append(f"defenses={list(defense)!r}")
     if seed:

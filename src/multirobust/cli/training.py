@@ -84,7 +84,7 @@ def train(
     defense: DefenseOption = None,
     seed: SeedOption = None,
     init_from: InitOption = None,
-    finetune: FineTuneOption = False,
+    finetune: FineTuneOption = None,
     devices: DevicesOption = None,
     output: OutputOption = None,
 ) -> None:
@@ -102,7 +102,7 @@ def run_recipe(
     defense: DefenseOption = None,
     seed: SeedOption = None,
     init_from: InitOption = None,
-    finetune: FineTuneOption = False,
+    finetune: FineTuneOption = None,
     devices: DevicesOption = None,
     output: OutputOption = None,
 ) -> None:
@@ -131,7 +131,7 @@ def _train(recipe: Recipe, output: Path | None, said: list[str] | None = None) -
         launch(recipe.training.devices, sys.argv[1:])
         return []
     if started is None or started.rank == 0:
-        _tell_departures(recipe, said or [])
+        _tell_settings(recipe, said or [])
     from multirobust.experiment import prepare, train_all
     from multirobust.training import display_for, stop_on_interrupt, together
 
@@ -141,13 +141,16 @@ def _train(recipe: Recipe, output: Path | None, said: list[str] | None = None) -
     return runs if started is None or started.rank == 0 else []
 
 
-def _tell_departures(recipe: Recipe, said: list[str]) -> None:
-    """Say so if a run starts from a model with the settings of a training from scratch."""
-    from multirobust.config.finetuning import departures
+def _tell_settings(recipe: Recipe, said: list[str]) -> None:
+    """Say of a run that starts from a model which settings of fine-tuning it has, or has not."""
+    from multirobust.config.finetuning import departures, followed
 
-    found = departures(recipe, said) if recipe.training.init_from is not None else ""
-    if found:
+    if recipe.training.init_from is None:
+        return
+    if found := departures(recipe, said):
         tell(f"Not as published for fine-tuning: {found}. --finetune sets what is in brackets.")
+    elif found := followed(recipe, said):
+        tell(f"Fine-tuning as published: {found}. --no-finetune keeps the recipe's.")
 
 
 def _run(recipe: Recipe, output: Path | None, said: list[str] | None = None) -> None:

@@ -53,6 +53,8 @@ class DefenseConfig(Section):
         equal_passes: Whether a third view that costs less than the learned one leaves the rest to
             the training attacks, as further steps of PGD.
         trades_beta: Weight of the TRADES regularizer.
+        rst_step_size: Step of the linf attack of `rst_linf`, in place of `attack.linf.step_size`;
+            None takes the published 0.007 for a radius of 8/255, and in proportion for others.
         msd_steps: Steps of multi steepest descent.
         msd_linf, msd_l2, msd_l1: Its step sizes.
         ant_radius: l2 radius of the noise of `ant`; None takes the l2 threat's.
@@ -120,6 +122,7 @@ class DefenseConfig(Section):
     )
     equal_passes: Annotated[bool, Field(strict=True)] = False
     trades_beta: NonNegative = 6.0
+    rst_step_size: Positive | None = None
     msd_steps: Count = 20
     msd_linf: Positive = 1 / 255
     msd_l2: Positive = 25 / 255

@@ -7,7 +7,7 @@ from typing import Any
 
 from multirobust.config.sections import Recipe
 
-__all__ = ["FINE_TUNING", "departures", "fine_tuning_overrides"]
+__all__ = ["FINE_TUNING", "departures", "fine_tuning_overrides", "followed"]
 
 FINE_TUNING: Mapping[str, Any] = {
     "training.epochs": 3,
@@ -49,15 +49,34 @@ def departures(recipe: Recipe, said: Sequence[str] = ()) -> str:
         brackets; empty if there is nothing to say. Fields that none of its defenses reads do not
         count.
     """
+    found = []
+    for field, published, value in _meant(recipe, said):
+        if value != published:
+            found.append(f"{field} {value} ({published})")
+    return ", ".join(found)
+
+
+def followed(recipe: Recipe, said: Sequence[str] = ()) -> str:
+    """Say which of the published settings a recipe has, such as "training.epochs 3".
+
+    Args:
+        recipe: What is trained.
+        said: As in `departures`.
+    """
+    meant = _meant(recipe, said)
+    return ", ".join(f"{field} {value}" for field, published, value in meant if value == published)
+
+
+def _meant(recipe: Recipe, said: Sequence[str]) -> list[tuple[str, Any, Any]]:
+    """Return field, published value and the recipe's, of those that are read and nobody said."""
     named = {text.partition("=")[0].strip() for text in said}
     unread = {*named, *_unread(recipe.defenses)}
     found = []
     for field, published in FINE_TUNING.items():
         section, name = field.split(".")
-        value = getattr(getattr(recipe, section), name)
-        if value != published and not unread & {field, section}:
-            found.append(f"{field} {value} ({published})")
-    return ", ".join(found)
+        if not unread & {field, section}:
+            found.append((field, published, getattr(getattr(recipe, section), name)))
+    return found
 
 
 def _unread(defenses: Sequence[str]) -> set[str]:

@@ -54,9 +54,19 @@ class Ingredients:
         """The training attacks of all norms: the perturbation set S."""
         return tuple(self._restarted(attack) for attack in self.pgd.values())
 
-    def divergence_attack(self) -> Attack:
-        """The linf attack, on the divergence that TRADES regularizes."""
-        return self._restarted(replace(self.pgd["linf"], objective=KLDivergence()))
+    def divergence_attack(self, *, step_size: float | None = None) -> Attack:
+        """The linf attack, on the divergence that TRADES regularizes.
+
+        Args:
+            step_size: In place of that of the training attack.
+        """
+        attack = replace(self.pgd["linf"], objective=KLDivergence())
+        return self._restarted(replace(attack, step_size=step_size) if step_size else attack)
+
+    def rst_step_size(self) -> float:
+        """The step of robust self-training: 0.007 for a radius of 8/255 unless the recipe says."""
+        published = 0.007 * self.threats["linf"].radius / (8 / 255)
+        return self.config.rst_step_size or published
 
     def extreme_attack(self, norm: Norm) -> Attack:
         """The attack of E-AT and RAMP in one norm."""
