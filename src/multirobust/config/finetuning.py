@@ -51,6 +51,8 @@ def departures(recipe: Recipe, said: Sequence[str] = ()) -> str:
     """
     named = {text.partition("=")[0].strip() for text in said}
     unread = {*named, *_unread(recipe.defenses)}
+    if recipe.training.passes is not None:
+        unread.add("training.epochs")
     found = []
     for field, published in FINE_TUNING.items():
         section, name = field.split(".")
