@@ -161,12 +161,12 @@ def trained(
     drawn = copy.deepcopy(noise)
     training = recipe.training
     # one step more than is taken: the last one has a learning rate of 0, and nothing to measure
-    schedule = Triangular(options.steps + 1, training.peak_lr, training.peak_at)
+    schedule = Triangular(training.peak_lr, training.peak_at)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0, momentum=training.momentum)
     totals: dict[str, float] = {}
     batches = batches_of(data, options.batch, seed)
     for step in range(options.steps):
-        batch, lr = next(batches), schedule.apply(optimizer, step)
+        batch, lr = next(batches), schedule.apply(optimizer, (step + 1) / (options.steps + 1))
         generator = torch.Generator().manual_seed(1000 * seed + step)
         with attacking(model, "batch"):
             views = defense.craft(model, batch, generator=generator)

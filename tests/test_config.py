@@ -142,6 +142,7 @@ def test_an_override_keeps_the_default_neighbors_too(write):
     ("override", "read"),
     [
         ("training.epochs=3", lambda r: r.training.epochs == 3),
+        ("training.passes=430", lambda r: r.training.passes == 430.0),
         (" training.peak_lr = 1e-2 ", lambda r: r.training.peak_lr == 0.01),
         ("data.name=digits", lambda r: r.data.name == "digits"),
         ("data.name='digits'", lambda r: r.data.name == "digits"),
@@ -170,6 +171,8 @@ def test_the_last_of_several_overrides_counts(write):
         ("training.epoch=3", "training.epoch: no such field. Did you mean 'epochs'?"),
         ("training=3", "training: input should be a valid dictionary"),
         ("training.epochs=0", "training.epochs: input should be greater than or equal to 1, got 0"),
+        ("training.passes=0", "training.passes: input should be greater than 0, got 0"),
+        ("training.passes=inf", "training.passes: input should be a finite number, got inf"),
     ],
 )
 def test_a_bad_override_is_one_clear_line(write, override, start):

@@ -271,7 +271,7 @@ def time_steps(
         untimed: Steps before the timed ones, 0 or 1. With 0 the first one has the start of an
             epoch in it, which a CPU does not notice.
     """
-    count, first, meter = len(times.arms), loop.step + untimed, loop.meter
+    count, first, meter = len(times.arms), loop.course.step + untimed, loop.meter
     marks: list[Any] = []
     passed: list[tuple[int, int]] = []
 

@@ -39,7 +39,7 @@ def hand_written(clip: float | None, smoothing: float) -> tuple[nn.Module, list[
     optimizer = torch.optim.SGD(model.parameters(), lr=0.21, momentum=0.9, weight_decay=5e-4)
     for epoch in range(recipe().training.epochs):
         for batch in Loader(small_digits().train, batch_size=32, seed=0).epoch(epoch):
-            Triangular(9, 0.21).apply(optimizer, len(norms))
+            Triangular(0.21).apply(optimizer, (len(norms) + 1) / 9)
             optimizer.zero_grad()
             F.cross_entropy(model(batch.x), batch.y, label_smoothing=smoothing).backward()
             gradients = [p.grad for p in model.parameters()]

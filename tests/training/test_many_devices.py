@@ -59,6 +59,8 @@ CASES: dict[str, dict[str, Any]] = {
     "mixed by probes": {"defense": "router", "batch_statistics": "global"},
     "mixed survivors": {"defense": "cascade", "plain": True},
     "mng_ac_mixed": {"defense": "mng_ac_mixed", "plain": True, "accumulate": 3},
+    "sat by passes": {"defense": "sat", "plain": True, "passes": 13.0},
+    "cascade by passes": {"defense": "cascade", "plain": True, "passes": 13.0},
 }
 """What is trained on one and on two processes. "plain" is a network without BatchNorm."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import pytest
 
@@ -51,6 +52,18 @@ def test_a_plain_line_has_everything():
     display.update(STATUS)
     for part in SHOWN:
         assert part in stream.getvalue()
+
+
+def test_where_the_passes_end_a_training_its_steps_are_estimates():
+    stream = io.StringIO()
+    display = PlainDisplay(stream, every=0)
+    unknown = replace(STATUS, step=0, steps=0, epochs=0, passes=430.0)
+    display.start("sat", unknown)
+    display.update(replace(STATUS, passes=430.0))
+    first, second = stream.getvalue().splitlines()
+    assert first == "sat: 430 passes/image"
+    assert second.startswith("sat: epoch 3/~10  step 30/~100  loss 1.235")
+    assert (unknown.share, STATUS.share) == (0, 0.3)
 
 
 def test_a_reader_that_went_away_does_not_end_the_training():

@@ -139,7 +139,7 @@ def test_a_run_with_other_settings_is_not_continued(training, options, named, tm
 def aged(folder: Path) -> None:
     """Make of the checkpoint one that was written before some fields were there."""
     content = load_checkpoint(folder)
-    for field in ("ema", "select", "select_epochs", "gradient_clip", "label_smoothing"):
+    for field in ("passes", "ema", "select", "select_epochs", "gradient_clip", "label_smoothing"):
         del content["identity"]["training"][field]
     del content["identity"]["run"]["b"]
     save_checkpoint(folder, content)

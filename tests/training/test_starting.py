@@ -19,7 +19,15 @@ from multirobust.config import load_recipe
 from multirobust.config.finetuning import FINE_TUNING, departures
 from multirobust.data import Loader
 from multirobust.errors import CheckpointError, InputError, Interrupted, RunError
-from multirobust.experiment import evaluate_run, find_runs, load_data, open_run, plan, train_run
+from multirobust.experiment import (
+    evaluate_run,
+    export_run,
+    find_runs,
+    load_data,
+    open_run,
+    plan,
+    train_run,
+)
 from multirobust.models.weights import weights_digest
 from multirobust.training import read_start
 from tiny_runs import SETTINGS, tiny_recipe
@@ -111,6 +119,19 @@ def test_a_run_says_where_it_began_and_what_that_cost(trained, tmp_path: Path):
     chain = json.loads((second.folder / "training.json").read_text("utf-8"))["init_from"]
     assert chain["defense"] == "adv_linf"
     assert chain["init_from"] == facts
+
+
+def test_a_run_that_passes_ended_is_told_with_these_and_not_with_epochs(trained, tmp_path: Path):
+    first, data = tuned(trained, tmp_path / "first", "training.passes=1.5")
+    train_run(first, data)
+    origin = read_start(first.folder).origin
+    assert origin["passes"] == 1.5
+    assert "epochs" not in origin
+    assert origin["init_from"]["epochs"] == 1
+    assert "passes" not in origin["init_from"]
+    export_run(first, data)
+    card = (first.folder / "export" / "README.md").read_text("utf-8")
+    assert "| length | 1.5 forward-backward passes an image |" in card
 
 
 def test_a_fine_tuned_run_is_found_evaluated_and_trained_again_by_its_digest(trained, tmp_path):
@@ -271,6 +292,7 @@ def test_finetune_without_a_model_to_start_from_is_one_clear_error(multirobust):
         (["e_at"], [], "training.epochs 10 (3), training.peak_lr 0.21 (0.05)"),
         (["e_at"], ["training.epochs=10"], "training.peak_lr 0.21 (0.05)"),
         (["e_at"], ["training.epochs=10", "training.peak_lr=0.1"], ""),
+        (["e_at"], ["training.passes=9.0"], "training.peak_lr 0.21 (0.05)"),
         (["sat", "e_at"], ["training={epochs=3}"], "attack.batch_norm batch (running)"),
         (
             ["ramp"],

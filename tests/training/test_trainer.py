@@ -35,7 +35,7 @@ def test_standard_training_is_the_hand_written_loop_bit_for_bit(tmp_path: Path):
     losses = []
     for epoch in range(config.epochs):
         for batch in loader.epoch(epoch):
-            Triangular(9, 0.21).apply(optimizer, len(losses))
+            Triangular(0.21).apply(optimizer, (len(losses) + 1) / 9)
             optimizer.zero_grad()
             loss = F.cross_entropy(model(batch.x), batch.y)
             loss.backward()
@@ -59,7 +59,7 @@ def test_metrics_hold_step_epoch_rate_means_and_passes_and_no_time(tmp_path: Pat
     lines = metrics(tmp_path)
     assert [line["step"] for line in lines] == [2, 3, 5, 6, 8, 9]
     assert [line["epoch"] for line in lines] == [1, 1, 2, 2, 3, 3]
-    assert [line["lr"] for line in lines] == [Triangular(9, 0.21).at(s["step"] - 1) for s in lines]
+    assert [line["lr"] for line in lines] == [Triangular(0.21).at(s["step"] / 9) for s in lines]
     names = {"step", "epoch", "lr", "loss", "cross_entropy", "forwards", "backwards"}
     assert all(set(line) == names for line in lines)
     timing = [json.loads(s) for s in (tmp_path / "timing.jsonl").read_text("utf-8").splitlines()]

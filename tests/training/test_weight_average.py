@@ -103,7 +103,7 @@ def test_the_model_is_the_average_and_the_checkpoint_keeps_the_raw_weights(tmp_p
     step = 0
     for epoch in range(recipe().training.epochs):
         for batch in Loader(small_digits().train, batch_size=32, seed=3).epoch(epoch):
-            Triangular(9, 0.21).apply(optimizer, step)
+            Triangular(0.21).apply(optimizer, (step + 1) / 9)
             optimizer.zero_grad()
             F.cross_entropy(model(batch.x), batch.y).backward()
             optimizer.step()

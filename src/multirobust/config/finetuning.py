@@ -71,6 +71,8 @@ def _meant(recipe: Recipe, said: Sequence[str]) -> list[tuple[str, Any, Any]]:
     """Return field, published value and the recipe's, of those that are read and nobody said."""
     named = {text.partition("=")[0].strip() for text in said}
     unread = {*named, *_unread(recipe.defenses)}
+    if recipe.training.passes is not None:
+        unread.add("training.epochs")
     found = []
     for field, published in FINE_TUNING.items():
         section, name = field.split(".")

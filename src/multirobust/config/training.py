@@ -16,16 +16,21 @@ class TrainingConfig(Section):
 
     Args:
         epochs: Passes over the training set.
+        passes: Forward-backward passes of each training image, all counted: attacks, probes, meta
+            steps, the loss; a lone forward or backward pass is half of one. The training ends with
+            the step that reaches it, and the learning-rate schedule runs over it, in place of
+            `epochs`; None trains `epochs`.
         batch_size: Images a step, on all devices together; at least 2.
         peak_lr: Top of the triangular schedule.
-        peak_at: Where the top lies, as a share of all steps.
+        peak_at: Where the top lies, as a share of all steps, or of the passes.
         momentum: Of SGD.
         weight_decay: Of SGD, on every parameter.
         ema: Decay of the moving average of the weights, which is then the model; 0 averages nothing
             (0.995 is published for adversarial training).
         select: Which epoch's weights are the model: the "last", or that of the greatest accuracy
             against the "union" of the training attacks on the `data.validation` held-out images.
-        select_epochs: Epochs between two measurements for `select`; the last is always measured.
+        select_epochs: Epochs between two measurements for `select`; the last is always measured,
+            also where `passes` cut it short.
         gradient_clip: Greatest norm of the gradient of all weights; None leaves it as it is.
         label_smoothing: Share of each label that is spread over all classes, in the loss of the
             weights and not in the attacks.
@@ -53,6 +58,7 @@ class TrainingConfig(Section):
     """
 
     epochs: Count = 30
+    passes: Positive | None = None
     batch_size: Annotated[int, Field(ge=2, strict=True)] = 128
     peak_lr: Positive = 0.21
     peak_at: Annotated[float, Field(gt=0, lt=1, strict=True)] = 0.4

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from multirobust.catalog import DEFENSES, SUITES
+from multirobust.config import TrainingConfig
 from multirobust.evaluation import Outcomes, State
 from multirobust.evaluation.intervals import Estimate
 from multirobust.experiment.runs import Run, training_facts
@@ -232,7 +233,7 @@ def _training(run: Run, config: Mapping[str, Any]) -> str:
         "recipe": f"{run.recipe.name}, whole in recipe.toml",
         "seed": run.seed,
         "images": facts.get("train_images", "not stored"),
-        "epochs": training.epochs,
+        **_length(training),
         "batch size": training.batch_size,
         "peak learning rate": training.peak_lr,
         "radii": ", ".join(f"{HEADINGS[n]} {r:.4g}" for n, r in config["threats"].items()),
@@ -245,6 +246,12 @@ def _training(run: Run, config: Mapping[str, Any]) -> str:
     }
     table = "\n".join(f"| {name} | {markdown_text(str(value))} |" for name, value in rows.items())
     return f"## Training\n\n| | |\n|---|---|\n{table}\n\nMade by `{command}`."
+
+
+def _length(training: TrainingConfig) -> dict[str, str | int]:
+    if training.passes is None:
+        return {"epochs": training.epochs}
+    return {"length": f"{training.passes:g} forward-backward passes an image"}
 
 
 def _limits(config: Mapping[str, Any], evaluations: Sequence[StoredEvaluation]) -> str:

@@ -102,19 +102,19 @@ def load_checkpoint(folder: Path, device: torch.device | str = "cpu") -> dict[st
     return None
 
 
-def check_state(content: Mapping[str, Any], steps: int) -> None:
+def check_state(content: Mapping[str, Any], steps: int | None) -> None:
     """Raise unless the counts of a checkpoint can be those of a training: a file may say anything.
 
     Args:
         content: Of a checkpoint.
-        steps: Of the whole training.
+        steps: Of the whole training; None if it ends by passes.
 
     Raises:
         ValueError: If a count is missing, is no number, or is out of range.
     """
     check_counts(content, "step", "seen", "forwards", "backwards")
     check_numbers(content, "seconds", "lr")
-    if content["step"] > steps:
+    if steps is not None and content["step"] > steps:
         raise ValueError(f"'step' must be at most {steps}, got {content['step']}")
 
 

@@ -18,6 +18,7 @@ from multirobust.ranks import agreed
 from multirobust.training.acceleration import Acceleration
 from multirobust.training.averages import Averages
 from multirobust.training.checkpoint import check_state, load_checkpoint, save_checkpoint
+from multirobust.training.course import Course
 from multirobust.training.descent import Descent
 from multirobust.training.global_statistics import GlobalStatistics
 from multirobust.training.job import Job
@@ -53,10 +54,11 @@ class Loop:
         )
         self.wrapped, self.stepper = self.runtime.set_up(job.model, self.sgd)
         self.loader = job.loader(self.runtime.device)
-        self.steps = config.epochs * len(self.loader)
-        self.schedule = Triangular(self.steps, config.peak_lr, config.peak_at)
+        self.schedule = Triangular(config.peak_lr, config.peak_at)
         self.faster = Acceleration(job.model, self.defense, config, self.runtime)
         self.meter = self.faster.meter
+        sizes = {"batches": len(self.loader), "images": len(job.data.train)}
+        self.course = Course(config, **sizes, meter=self.meter)
         self.team = Team(job.model)
         self.statistics = GlobalStatistics(job.model, config.batch_statistics)
         self.descent = Descent(job, self.defense, self.wrapped, self.runtime, self.faster)
@@ -66,7 +68,7 @@ class Loop:
         if config.select == "union":
             kept = self.model, job.data, job.attacks, config
             self.selection = Selection(*kept, self.runtime)
-        self.step, self.seen, self.seconds, self.lr = 0, 0, 0.0, 0.0
+        self.seconds, self.lr = 0.0, 0.0
         self._resume()
 
     def run(self, display: ProgressDisplay, title: str, stop: Callable[[], bool]) -> None:
@@ -74,11 +76,12 @@ class Loop:
         ending = "stopped by an error"
         display.start(title, self._status({}, 0.0, 0.0))
         try:
-            if self.step < self.steps:
+            if not self.course.over:
                 reproducible = self.runtime.reproducible()
                 with self._log() as log, self.meter, self.statistics, reproducible:
                     self._steps(log, display, stop)
-            ending = f"trained in {self.seconds:.0f} s, {self.per_image()[1]:.1f} passes/image"
+            passes = self.course.per_image()[1]
+            ending = f"trained in {self.seconds:.0f} s, {passes:.1f} passes/image"
         except Interrupted:
             ending = "interrupted, saved" if self.job.folder else "interrupted"
             raise
@@ -88,22 +91,22 @@ class Loop:
     def _log(self) -> contextlib.AbstractContextManager[MetricsLog | None]:
         if self.job.folder is None or not self.job.writes:
             return contextlib.nullcontext()
-        return contextlib.closing(MetricsLog(self.job.folder, self.step))
+        return contextlib.closing(MetricsLog(self.job.folder, self.course.step))
 
     def _steps(
         self, log: MetricsLog | None, display: ProgressDisplay, stop: Callable[[], bool]
     ) -> None:
-        config = self.job.config
+        config, course = self.job.config, self.course
         self._tick = saved = time.monotonic()
-        self._reported = self.step, self.seen, self.seconds
+        self._reported = course.step, course.seen, self.seconds
         with contextlib.closing(self._batches()) as batches:
             for epoch, batch in batches:
                 self._train_step(self.runtime.batch(batch))
-                at_end = self.step % len(self.loader) == 0
+                at_end = course.epoch_ends
                 if self.averages.steps == config.log_steps or at_end:
                     self._report(log, display, epoch)
                 self._pass_time()
-                stopping = self.team.stopping(stop()) and self.step < self.steps
+                stopping = self.team.stopping(stop()) and not course.over
                 if at_end or stopping:
                     self.team.check_same(self._learned())
                 if at_end or stopping or self._tick - saved >= config.checkpoint_seconds:
@@ -111,20 +114,22 @@ class Loop:
                     saved = time.monotonic()
                 if stopping:
                     raise Interrupted(self._how_to_go_on())
+                if course.over:
+                    break
 
     def _batches(self) -> Generator[tuple[int, Batch], None, None]:
         """Return the batches that are left, each with its epoch."""
-        first, start = divmod(self.step, len(self.loader))
-        for epoch in range(first, self.job.config.epochs):
+        epochs, start = self.course.left()
+        for epoch in epochs:
             with contextlib.closing(self.loader.epoch(epoch, start)) as batches:
                 yield from ((epoch, batch) for batch in batches)
             start = 0
 
     def _train_step(self, batch: Batch) -> None:
         """One step of any defense: craft, adapt, minimize."""
-        model, runtime = self.model, self.runtime
-        self.lr = self.schedule.apply(self.sgd, self.step)
-        generator = runtime.generator(self.job.seed, self.step)
+        model, runtime, course = self.model, self.runtime, self.course
+        self.lr = self.schedule.apply(self.sgd, course.share(len(batch)))
+        generator = runtime.generator(self.job.seed, course.step)
         share = Share(batch, rounds=self.job.config.accumulate, generator=generator)
         self.statistics.active = share.divided
         passes = self.meter.forwards, self.meter.backwards
@@ -134,9 +139,10 @@ class Loop:
         terms = {**self.descent.differentiate(share, views), **self._clip()}
         self.stepper.step()
         self.averages.add(self.team.settle(terms, share, self.meter, passes))
-        self.step += 1
-        self.seen += len(batch)
-        if self.step % len(self.loader) == 0:
+        if course.passes is not None:
+            self.team.collect(self.meter)  # all ranks end with the same step
+        course.advance(len(batch))
+        if course.epoch_ends:
             self.defense.after_epoch(model)
         if self.ema:
             self.ema.update(model)
@@ -154,8 +160,8 @@ class Loop:
 
         Its time and its passes are counted apart from those of the training.
         """
-        selection, at_end = self.selection, self.step % len(self.loader) == 0
-        if selection is None or not at_end or not selection.due(epoch):
+        selection, course = self.selection, self.course
+        if not (selection and course.epoch_ends and selection.due(epoch, last=course.over)):
             return {}
         passes = self.meter.forwards, self.meter.backwards
         with self.ema.lent_to(self.model) if self.ema else contextlib.nullcontext():
@@ -175,45 +181,30 @@ class Loop:
         self.averages.reset()
         self._check_finite(terms)
         self._pass_time()
-        step, seen, seconds = self._reported
-        self._reported = self.step, self.seen, self.seconds
+        course, (step, seen, seconds) = self.course, self._reported
+        self._reported = course.step, course.seen, self.seconds
         elapsed = max(self.seconds - seconds, 1e-9)
-        rate = (self.seen - seen) / elapsed
-        left = (self.steps - self.step) * elapsed / (self.step - step)
+        rate = (course.seen - seen) / elapsed
+        left = (course.steps - course.step) * elapsed / (course.step - step)
         held_out = self._judge(epoch + 1)
         shown = {name: held_out[name] for name in held_out if name == "held_out_union"}
         display.update(self._status(terms | shown, rate, left))
         if log:
-            forwards, backwards = self.per_image()
+            forwards, backwards = course.per_image()
             metrics = {"epoch": epoch + 1, "lr": self.lr, **terms}
             metrics |= {"forwards": forwards, "backwards": backwards, **held_out}
-            log.write(self.step, metrics, {"seconds": self.seconds, "images_per_second": rate})
+            log.write(course.step, metrics, {"seconds": self.seconds, "images_per_second": rate})
 
     def _status(self, terms: dict[str, float], rate: float, left: float) -> Status:
-        begun = -(-self.step // len(self.loader))
-        return Status(
-            step=self.step,
-            steps=self.steps,
-            epoch=max(begun, 1),
-            epochs=self.job.config.epochs,
-            lr=self.lr,
-            images_per_second=rate,
-            backwards=self.per_image()[1],
-            seconds_left=left,
-            terms=terms,
-        )
-
-    def per_image(self) -> tuple[float, float]:
-        """Return the forward and the backward passes so far, per clean image seen."""
-        seen = max(self.seen, 1)
-        return self.meter.forwards / seen, self.meter.backwards / seen
+        seen = {"images_per_second": rate, "seconds_left": left}
+        return self.course.status(terms, lr=self.lr, **seen)
 
     def _check_finite(self, values: Mapping[str, float]) -> None:
         for name, value in values.items():
             if not math.isfinite(value):
                 kept = f" The last good checkpoint stays in {self.job.folder}."
                 raise TrainingError(
-                    f"The training's {name!r} became {value} by step {self.step} of {self.steps} "
+                    f"The training's {name!r} became {value} by {self.course} "
                     f"(lr {self.lr:.4g}).{kept if self.job.folder else ''} Lower training.peak_lr, "
                     "or use precision '32-true'."
                 )
@@ -250,7 +241,10 @@ class Loop:
         options = {"ema": self.ema, "selection": self.selection}
         return {
             "identity": self.job.identity(),
-            **{name: getattr(self, name) for name in ("step", "seen", "seconds", "lr")},
+            "step": self.course.step,
+            "seen": self.course.seen,
+            "seconds": self.seconds,
+            "lr": self.lr,
             "forwards": self.meter.forwards,
             "backwards": self.meter.backwards,
             "averages": self.averages.state_dict(),
@@ -280,10 +274,10 @@ class Loop:
             ) from error
 
     def _restore(self, content: dict[str, Any]) -> None:
-        check_state(content, self.steps)
-        self.step, self.seen, self.seconds = content["step"], content["seen"], content["seconds"]
+        check_state(content, self.course.steps if self.course.passes is None else None)
+        self.course.step, self.course.seen = content["step"], content["seen"]
         self.meter.forwards, self.meter.backwards = content["forwards"], content["backwards"]
-        self.lr = content["lr"]
+        self.seconds, self.lr = content["seconds"], content["lr"]
         self.averages.load_state_dict(content["averages"], self.runtime.device)
         self.model.load_state_dict(content["model"])
         self.defense.load_state_dict(content["defense"])
@@ -294,7 +288,7 @@ class Loop:
             self.selection.load_state_dict(content["selection"])
 
     def _how_to_go_on(self) -> str:
-        where = f"Interrupted at step {self.step} of {self.steps}"
+        where = f"Interrupted at {self.course}"
         if self.job.folder is None:
             return f"{where}; without a folder nothing is kept."
         return f"{where}; saved in {self.job.folder}. Run the same command again to go on."

@@ -26,6 +26,8 @@ class Status:
         backwards: Forward-backward passes so far, per clean image seen.
         seconds_left: Estimate for the rest.
         terms: Means of the loss terms since the last status.
+        passes: Where a training ends that ends by passes, per training image: its steps and epochs
+            are estimates then, and 0 before the first step.
     """
 
     step: int
@@ -37,12 +39,23 @@ class Status:
     backwards: float
     seconds_left: float
     terms: Mapping[str, float] = field(default_factory=dict)
+    passes: float | None = None
+
+    @property
+    def share(self) -> float:
+        """Of the training that is done, in [0, 1]."""
+        return self.step / self.steps if self.steps else 0.0
+
+    @property
+    def length(self) -> str:
+        """Of the whole training, such as "100 steps"."""
+        return f"{self.steps} steps" if self.passes is None else f"{self.passes:g} passes/image"
 
     def __str__(self) -> str:
         terms = " ".join(f"{name} {value:.3f}" for name, value in self.terms.items())
-        gap = "  " if terms else ""
+        gap, about = "  " if terms else "", "~" if self.passes is not None else ""
         return (
-            f"epoch {self.epoch}/{self.epochs}  step {self.step}/{self.steps}  "
+            f"epoch {self.epoch}/{about}{self.epochs}  step {self.step}/{about}{self.steps}  "
             f"{terms}{gap}lr {self.lr:.4f}  {self.images_per_second:.0f} images/s  "
             f"{self.backwards:.1f} passes/image  {_clock(self.seconds_left)} left"
         )
@@ -102,7 +115,7 @@ class PlainDisplay:
         """See `ProgressDisplay`."""
         self.title, self._last = title, self.clock()
         resumed = f", resumed at step {status.step}" if status.step else ""
-        self._print(f"{title}: {status.steps} steps{resumed}")
+        self._print(f"{title}: {status.length}{resumed}")
 
     def update(self, status: Status) -> None:
         """See `ProgressDisplay`."""
@@ -161,8 +174,8 @@ class LiveDisplay:
         from rich.text import Text
 
         head = Table.grid(padding=(0, 1))
-        percent = Text(f"{100 * status.step / status.steps:.0f} %")
-        bar = ProgressBar(total=status.steps, completed=status.step, width=24)
+        percent = Text(f"{100 * status.share:.0f} %")
+        bar = ProgressBar(total=1.0, completed=status.share, width=24)
         head.add_row(Text(self.title, style="bold"), bar, percent)
         return Group(head, Text(str(status)))
 

@@ -91,9 +91,9 @@ class Selection:
         self.history: list[dict[str, float]] = []
         self.epoch, self.best, self.seconds = 0, {}, 0.0
 
-    def due(self, epoch: int) -> bool:
-        """Whether an epoch, from 1 on, is measured."""
-        return epoch % self.config.select_epochs == 0 or epoch == self.config.epochs
+    def due(self, epoch: int, *, last: bool) -> bool:
+        """Whether an epoch, from 1 on, is measured; the last always is."""
+        return epoch % self.config.select_epochs == 0 or last
 
     def judge(self, epoch: int) -> dict[str, float]:
         """Measure the model after an epoch, and keep its weights if no earlier ones are better.

@@ -23,6 +23,7 @@ SAID = {
     "data.name": "data",
     "data.validation": "validation",
     "training.epochs": "epochs",
+    "training.passes": "passes",
 }
 COST = ("seconds", "forwards", "backwards", "train_images")
 
@@ -37,9 +38,9 @@ class Start:
         state: Names and tensors; wrappers' prefixes before all names are gone.
         digest: SHA-256 of names, dtypes, shapes and bytes. It decides which weights these are, not
             the path.
-        origin: Of a run of ours: its defense, seed, data, held-out images and epochs, what its
-            training cost, and the "init_from" of its own, if it had one. Empty for a file of
-            weights.
+        origin: Of a run of ours: its defense, seed, data, held-out images and epochs (or the
+            passes that ended it), what its training cost, and the "init_from" of its own, if it
+            had one. Empty for a file of weights.
     """
 
     path: str
@@ -138,7 +139,9 @@ def _origin(folder: Path) -> dict[str, Any]:
     made, cost = _read(folder / MARKER).get("identity"), _read(folder / TRAINING)
     if not isinstance(made, dict):
         raise _damaged(folder / MARKER, "it does not say which run it is")
-    facts = {name: made[field] for field, name in SAID.items() if field in made}
+    facts = {name: made[field] for field, name in SAID.items() if made.get(field) is not None}
+    if "passes" in facts:
+        facts.pop("epochs", None)
     facts |= {name: cost[name] for name in COST if name in cost}
     return facts | ({"init_from": cost["init_from"]} if "init_from" in cost else {})
 

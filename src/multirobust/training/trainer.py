@@ -88,7 +88,7 @@ def fit(
         model: The classifier; it is trained in place.
         data: Its training split is used.
         defense: What is trained against; its state is part of the checkpoint.
-        config: Epochs, optimizer, schedule, device, and what else the loop does.
+        config: Epochs or passes, optimizer, schedule, device, and what else the loop does.
         seed: Of the order, the augmentation and all noise.
         batch_norm: Statistics that attacks use, see `attacks.attacking`.
         folder: Where checkpoints and metrics go, made if missing; None keeps nothing.
@@ -148,15 +148,15 @@ def fit(
 
 
 def _result(loop: Loop, start: Start | None) -> Fit:
-    forwards, backwards = loop.per_image()
+    forwards, backwards = loop.course.per_image()
     return Fit(
         model=loop.model.eval(),
         defense=loop.defense,
         seconds=loop.seconds,
-        steps=loop.step,
+        steps=loop.course.step,
         forwards=forwards,
         backwards=backwards,
-        seen=loop.seen,
+        seen=loop.course.seen,
         device=str(loop.runtime.device),
         selected=loop.selection.result() if loop.selection else None,
         start=start,
