@@ -1,4 +1,4 @@
-"""The learning rate against the published code's `numpy.interp`."""
+"""The learning rate against the published code's `numpy.interp`, and PyTorch's own cosine."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from multirobust.training import Triangular
+from multirobust.config import TrainingConfig
+from multirobust.training import Cosine, Triangular, schedule_of
 
 
 @given(
@@ -33,3 +34,20 @@ def test_every_parameter_group_gets_the_rate():
     optimizer = torch.optim.SGD(groups)
     rate = Triangular(0.21).apply(optimizer, 0.4)
     assert [group["lr"] for group in optimizer.param_groups] == [rate] * 3 == [0.21] * 3
+
+
+@pytest.mark.parametrize("steps", [1, 7, 100])
+def test_the_cosine_is_that_of_pytorch(steps):
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.3)
+    theirs = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
+    for step in range(steps):
+        optimizer.step()
+        theirs.step()
+        rate = Cosine(0.3).at((step + 1) / steps)
+        assert rate == pytest.approx(theirs.get_last_lr()[0], abs=1e-12)
+    assert rate == pytest.approx(0, abs=1e-12)
+
+
+def test_a_recipe_names_its_schedule():
+    assert schedule_of(TrainingConfig(peak_lr=0.3, peak_at=0.1)) == Triangular(0.3, 0.1)
+    assert schedule_of(TrainingConfig(peak_lr=0.3, schedule="cosine")) == Cosine(0.3)

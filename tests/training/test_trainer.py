@@ -20,22 +20,28 @@ from multirobust.data import Batch, Loader, digits
 from multirobust.defenses import AdversarialTraining, Defense, Loss, Standard
 from multirobust.errors import InputError, Interrupted, TrainingError
 from multirobust.threats import Linf
-from multirobust.training import Silent, Status, Triangular, load_checkpoint
+from multirobust.training import Cosine, Silent, Status, Triangular, load_checkpoint
 
 
 def metrics(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(s) for s in (folder / "metrics.jsonl").read_text("utf-8").splitlines()]
 
 
-def test_standard_training_is_the_hand_written_loop_bit_for_bit(tmp_path: Path):
-    fit = train("standard", tmp_path, options={"seed": 3}, log_steps=1)
+@pytest.mark.parametrize(
+    ("settings", "schedule"),
+    [({}, Triangular(0.21)), ({"nesterov": True, "schedule": "cosine"}, Cosine(0.21))],
+    ids=["triangular", "cosine and nesterov"],
+)
+def test_standard_training_is_the_hand_written_loop_bit_for_bit(settings, schedule, tmp_path: Path):
+    fit = train("standard", tmp_path, options={"seed": 3}, log_steps=1, **settings)
     model, config = small_cnn(), recipe().training
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.21, momentum=0.9, weight_decay=5e-4)
+    momentum = {"momentum": 0.9, "nesterov": settings.get("nesterov", False)}
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.21, weight_decay=5e-4, **momentum)
     loader = Loader(small_digits().train, batch_size=32, seed=3)
     losses = []
     for epoch in range(config.epochs):
         for batch in loader.epoch(epoch):
-            Triangular(0.21).apply(optimizer, (len(losses) + 1) / 9)
+            schedule.apply(optimizer, (len(losses) + 1) / 9)
             optimizer.zero_grad()
             loss = F.cross_entropy(model(batch.x), batch.y)
             loss.backward()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from multirobust.config.section import Count, NonNegative, Positive, Section, Share
 
@@ -21,9 +21,12 @@ class TrainingConfig(Section):
             the step that reaches it, and the learning-rate schedule runs over it, in place of
             `epochs`; None trains `epochs`.
         batch_size: Images a step, on all devices together; at least 2.
-        peak_lr: Top of the triangular schedule.
-        peak_at: Where the top lies, as a share of all steps, or of the passes.
+        schedule: Of the learning rate: "triangular", up to the peak and down to zero, or "cosine",
+            from the peak down to zero.
+        peak_lr: Its greatest rate.
+        peak_at: Where the top of the triangle lies, as a share of all steps, or of the passes.
         momentum: Of SGD.
+        nesterov: Whether that is Nesterov's.
         weight_decay: Of SGD, on every parameter.
         ema: Decay of the moving average of the weights, which is then the model; 0 averages nothing
             (0.995 is published for adversarial training).
@@ -60,9 +63,11 @@ class TrainingConfig(Section):
     epochs: Count = 30
     passes: Positive | None = None
     batch_size: Annotated[int, Field(ge=2, strict=True)] = 128
+    schedule: Literal["triangular", "cosine"] = "triangular"
     peak_lr: Positive = 0.21
     peak_at: Annotated[float, Field(gt=0, lt=1, strict=True)] = 0.4
     momentum: Annotated[float, Field(ge=0, lt=1, strict=True)] = 0.9
+    nesterov: Annotated[bool, Field(strict=True)] = False
     weight_decay: NonNegative = 5e-4
     ema: Share = 0.0
     select: Literal["last", "union"] = "last"
@@ -81,3 +86,12 @@ class TrainingConfig(Section):
     replay: Annotated[bool, Field(strict=True)] = True
     checkpoint_seconds: NonNegative = 300.0
     log_steps: Count = 50
+
+    @model_validator(mode="after")
+    def _nesterov_has_momentum(self) -> TrainingConfig:
+        if self.nesterov and not self.momentum:
+            raise ValueError(
+                "nesterov needs a momentum above 0, got momentum 0; set training.momentum, or "
+                "training.nesterov to false"
+            )
+        return self

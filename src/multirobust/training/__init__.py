@@ -11,7 +11,7 @@ from multirobust.training.progress import (
     display_for,
 )
 from multirobust.training.runtime import Runtime, choose_device
-from multirobust.training.schedule import Triangular
+from multirobust.training.schedule import Cosine, Schedule, Triangular, schedule_of
 from multirobust.training.selection import Selected
 from multirobust.training.starting import Start, read_start
 from multirobust.training.team import together
@@ -19,11 +19,13 @@ from multirobust.training.trainer import Fit, fit
 from multirobust.training.weights import WeightAverage
 
 __all__ = [
+    "Cosine",
     "Fit",
     "LiveDisplay",
     "PlainDisplay",
     "ProgressDisplay",
     "Runtime",
+    "Schedule",
     "Selected",
     "Silent",
     "Start",
@@ -36,6 +38,7 @@ __all__ = [
     "load_checkpoint",
     "read_start",
     "save_checkpoint",
+    "schedule_of",
     "stop_on_interrupt",
     "together",
 ]

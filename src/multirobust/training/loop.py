@@ -25,7 +25,7 @@ from multirobust.training.job import Job
 from multirobust.training.metrics import MetricsLog
 from multirobust.training.progress import ProgressDisplay, Status
 from multirobust.training.runtime import Runtime
-from multirobust.training.schedule import Triangular
+from multirobust.training.schedule import schedule_of
 from multirobust.training.selection import Selection
 from multirobust.training.team import Share, Team
 from multirobust.training.weights import WeightAverage
@@ -51,10 +51,11 @@ class Loop:
             lr=config.peak_lr,
             momentum=config.momentum,
             weight_decay=config.weight_decay,
+            nesterov=config.nesterov,
         )
         self.wrapped, self.stepper = self.runtime.set_up(job.model, self.sgd)
         self.loader = job.loader(self.runtime.device)
-        self.schedule = Triangular(config.peak_lr, config.peak_at)
+        self.schedule = schedule_of(config)
         self.faster = Acceleration(job.model, self.defense, config, self.runtime)
         self.meter = self.faster.meter
         sizes = {"batches": len(self.loader), "images": len(job.data.train)}

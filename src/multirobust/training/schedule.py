@@ -2,17 +2,40 @@
 
 from __future__ import annotations
 
+import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import final
 
 from torch.optim import Optimizer
 
-__all__ = ["Triangular"]
+from multirobust.config import TrainingConfig
+
+__all__ = ["Cosine", "Schedule", "Triangular", "schedule_of"]
+
+
+class Schedule(ABC):
+    """A learning rate for every share of the training."""
+
+    @abstractmethod
+    def at(self, share: float) -> float:
+        """Return the learning rate of the step after which this share of the training is done.
+
+        Args:
+            share: In [0, 1]; step n of N, counted from 0, has (n + 1) / N, and the last has rate 0.
+        """
+
+    def apply(self, optimizer: Optimizer, share: float) -> float:
+        """Set the learning rate of every parameter group and return it."""
+        lr = self.at(share)
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        return lr
 
 
 @final
 @dataclass(frozen=True)
-class Triangular:
+class Triangular(Schedule):
     """Up in a straight line from zero to the peak, then down to zero at the end of the training.
 
     Args:
@@ -27,17 +50,32 @@ class Triangular:
     peak_at: float = 0.4
 
     def at(self, share: float) -> float:
-        """Return the learning rate of the step after which this share of the training is done.
-
-        Args:
-            share: In [0, 1]; step n of N, counted from 0, has (n + 1) / N, and the last has rate 0.
-        """
+        """See `Schedule.at`."""
         rise, fall = share / self.peak_at, (1 - share) / (1 - self.peak_at)
         return self.peak * min(rise, fall)
 
-    def apply(self, optimizer: Optimizer, share: float) -> float:
-        """Set the learning rate of every parameter group and return it."""
-        lr = self.at(share)
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        return lr
+
+@final
+@dataclass(frozen=True)
+class Cosine(Schedule):
+    """From the peak down to zero along half a cosine, without restarts.
+
+    Args:
+        peak: The learning rate at the beginning.
+
+    References: Loshchilov and Hutter, SGDR: Stochastic gradient descent with warm restarts, ICLR
+    2017.
+    """
+
+    peak: float
+
+    def at(self, share: float) -> float:
+        """See `Schedule.at`."""
+        return self.peak * (1 + math.cos(math.pi * share)) / 2
+
+
+def schedule_of(config: TrainingConfig) -> Schedule:
+    """Return the schedule of a training."""
+    if config.schedule == "cosine":
+        return Cosine(config.peak_lr)
+    return Triangular(config.peak_lr, config.peak_at)
