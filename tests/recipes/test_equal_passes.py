@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -71,9 +72,11 @@ def test_there_is_a_row_for_every_sampler_third_view_and_number_of_steps():
     assert {f"mng_ac-{view}" for view in views} <= set(ROWS)
     assert {"adv_max", "adv_avg", "msd", "sat", "e_at", "ramp", "mng_ac"} <= set(ROWS)
     assert all(row.family for row in STUDY.rows)
-    for length in ("passes", "epochs"):
-        points = {row.point for row in STUDY.rows if row.point and row.length == length}
-        assert points == {f"T = {steps}" for steps in (3, 5, 7, 10, 20)}
+    for steps in (3, 5, 7, 20):
+        assert ROWS[f"sat_mixed-T{steps}"].changes[1] == f"defense.apgd_steps={steps}"
+    assert DefenseConfig().apgd_steps == 10  # of sat_mixed-stratified
+    curve = {row.point for row in STUDY.rows if row.length == "epochs"}
+    assert curve == {f"T = {steps}" for steps in (3, 5, 7, 10, 20)}
 
 
 def test_no_two_rows_are_one_training_and_all_but_those_of_epochs_have_the_passes(tmp_path):
@@ -124,7 +127,7 @@ def test_other_radii_have_a_folder_of_their_own(tmp_path):
 
 # Making it
 
-CHOSEN = ("sat_mixed-cascade", "mng_ac-none", "sat_mixed-T3-epochs")
+CHOSEN = ("sat_mixed-cascade", "sat_mixed-T3-epochs")
 
 
 def interrupted(output: Path, **changes: Any) -> Product:
@@ -150,7 +153,7 @@ def test_a_study_in_pieces_and_rounds_is_that_in_one_go(tmp_path):
     whole = reproduce(study(tmp_path / "whole", names=CHOSEN))
     assert str(interrupted(tmp_path / "parts", names=CHOSEN)) == str(whole)
     models = [sorted(folder.rglob("model.safetensors")) for folder in tmp_path.iterdir()]
-    assert len(models[0]) == len(models[1]) == 4
+    assert len(models[0]) == len(models[1]) == 3
     assert all(a.read_bytes() == b.read_bytes() for a, b in zip(*models, strict=True))
     passes = {run.name: (run.forwards + run.backwards) / 2 for run in whole.results}
     assert set(passes) == {"sat", *CHOSEN}
@@ -162,10 +165,10 @@ def test_a_study_in_pieces_and_rounds_is_that_in_one_go(tmp_path):
     # A second round: another seed for one row; the others stay as they are.
     product = reproduce(study(tmp_path / "whole", names=CHOSEN[:1], seeds=(0, 1)))
     seeds = {name: sum(run.name == name for run in product.results) for name in ("sat", *CHOSEN)}
-    assert list(seeds.values()) == [2, 2, 1, 1]
+    assert list(seeds.values()) == [2, 2, 1]
     told = texts(product, "difference")
     assert told["sat_mixed-cascade"][1].endswith("(2)")
-    assert told["mng_ac-none"][1] == "(1)"
+    assert told["sat_mixed-T3-epochs"][1] == "(1)"
     paths = product.write(tmp_path / "out", "choose-the-attack", command="multirobust reproduce")
     again = remade(STUDY, "digits", read_record(paths[1]))
     assert again.page("choose-the-attack") == paths[0].read_text("utf-8")
@@ -188,12 +191,12 @@ def test_the_command_makes_the_rows_it_names_and_the_reference(multirobust, tmp_
     settings = [part for override in TOY for part in ("--set", override)]
     answer = multirobust(
         "reproduce", "choose-the-attack", "--seeds", 1, "--limit", 4, "--suite", "quick",
-        "--passes", 3, "--row", "sat_mixed-T5", "--row", "adv_max", "--output", tmp_path, *settings,
+        "--passes", 3, "--row", "sat_mixed-T5", "--output", tmp_path, *settings,
     )  # fmt: skip
     assert answer.code == 0, answer.err
     folder = tmp_path / "digits-small_cnn"
     trained = {path.parent.name for path in folder.rglob("training.json")}
-    assert trained == {"sat-s0", "adv_max-s0", "sat_mixed-s0"}
+    assert trained == {"sat-s0", "sat_mixed-s0"}
     assert "Union less sat" in answer.out
     assert (folder / "choose-the-attack.svg").is_file()
 
@@ -255,12 +258,13 @@ def test_the_figure_says_every_difference_and_every_point():
     assert "mng_ac: +10.0 ± 24.8 points." in said
     assert "sat_mixed-T3-epochs" not in said  # not at equal passes
     assert "equal epochs, T = 3: 90.0 % [90.0, 90.0] for 90 passes." in said
-    assert "equal passes, T = 10: 50.0 %" in said
+    assert "equal passes, sat: 50.0 % [25.2, 74.8] for 287 passes." in said
 
 
-def test_the_reference_alone_is_a_table_without_a_figure_and_the_rest_without_it_nothing():
-    product = remade(STUDY, "digits", [result("sat", 0, 4)])
+def test_a_reference_of_unknown_passes_is_a_table_without_a_figure_and_none_is_nothing():
+    product = remade(STUDY, "digits", [replace(result("sat", 0, 4), forwards=None)])
     assert product.svg is None
+    assert texts(product, "passes")["sat"] == ("–", "")
     assert len(product.table.rows) == 1
     with pytest.raises(InputError, match="compared with 'sat', of which there is no result"):
         remade(STUDY, "digits", [result("msd", 0, 4)])

@@ -130,7 +130,7 @@ def _draw_points(axes: Any, points: Sequence[CostPoint]) -> None:
                 printable(point.name), (point.cost, 100 * point.value), xytext=(4, 3),
                 textcoords="offset points", fontsize=7,
             )  # fmt: skip
-    axes.set_xlabel("Forward-backward passes of each training image")
+    axes.set_xlabel("Passes of each training image")
     axes.set_ylabel("Acc union (%)")
     axes.margins(x=0.15, y=0.12)
     axes.yaxis.grid(True, color=FAINT, linewidth=0.6)
