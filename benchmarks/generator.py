@@ -34,7 +34,6 @@ from itertools import product
 from pathlib import Path
 
 import torch
-from scipy import stats
 from torch import Tensor, nn
 
 from multirobust.attacks import UniformSampler, attacking, attacks_from, threats_from
@@ -42,6 +41,7 @@ from multirobust.config import Recipe, load_recipe
 from multirobust.data import Batch, Data, Loader
 from multirobust.defenses import MNGAC, GaussianNoise, UniformNoise
 from multirobust.defenses.base import cross_entropy
+from multirobust.evaluation import student_half
 from multirobust.experiment.building import build_model, load_data
 from multirobust.files import atomic_write
 from multirobust.metagrad import call_with, look_ahead_loss
@@ -230,11 +230,7 @@ def meta_loss(model: nn.Module, batch: Batch, x_aug: Tensor, x_adv: Tensor, lr: 
 
 def interval(values: list[float]) -> dict[str, float | list[float] | None]:
     """Return the mean, half the width of its 95 % interval (None for one value), and the values."""
-    mean, count = sum(values) / len(values), len(values)
-    if count == 1:
-        return {"mean": mean, "half": None, "values": values}
-    spread = math.sqrt(sum((value - mean) ** 2 for value in values) / (count - 1) / count)
-    return {"mean": mean, "half": float(stats.t.ppf(0.975, count - 1)) * spread, "values": values}
+    return {"mean": sum(values) / len(values), "half": student_half(values), "values": values}
 
 
 def shown(row: dict, keys: tuple[str, ...]) -> str:

@@ -17,12 +17,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 from pathlib import Path
 
-from scipy import stats
-
 from multirobust.config import Recipe, load_recipe
+from multirobust.evaluation import difference_by_seed
 from multirobust.experiment import evaluate_run, load_data, prepare, train_all
 from multirobust.experiment.runs import training_facts
 from multirobust.files import atomic_write
@@ -101,16 +99,12 @@ def differences(rows: list[dict]) -> dict[str, dict]:
     union = {(row["variant"], row["seed"]): row["union"] for row in rows}
     found = {}
     for name in dict.fromkeys(row["variant"] for row in rows):
-        seeds = [s for v, s in union if v == name and ("learned", s) in union]
-        gaps = [union[name, seed] - union["learned", seed] for seed in seeds]
-        if name == "learned" or not gaps:
-            continue
-        mean, n = sum(gaps) / len(gaps), len(gaps)
-        half = None
-        if n > 1:
-            error = math.sqrt(sum((gap - mean) ** 2 for gap in gaps) / (n - 1) / n)
-            half = float(stats.t.ppf(0.975, n - 1)) * error
-        found[name] = {"mean": mean, "half": half, "seeds": n}
+        ours, learned = (
+            {s: u for (v, s), u in union.items() if v == of} for of in (name, "learned")
+        )
+        gap = difference_by_seed(ours, learned)
+        if name != "learned" and gap is not None:
+            found[name] = {"mean": gap.mean, "half": gap.half, "seeds": len(gap.seeds)}
     return found
 
 

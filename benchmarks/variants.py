@@ -19,8 +19,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from scipy.stats import t as student
-
+from multirobust.evaluation import difference_by_seed
 from multirobust.experiment import find_runs, result_of
 from multirobust.files import atomic_write
 from multirobust.report import RunResult
@@ -109,14 +108,11 @@ def described(results: list[RunResult], unions: list[float]) -> dict[str, Any]:
 
 def against(base: dict[int, float], unions: dict[int, float]) -> dict[str, float | None]:
     """Return by how much the unions exceed others of the same seeds, and half of the interval."""
-    pairs = [unions[seed] - base[seed] for seed in unions if seed in base]
-    if base is unions or not pairs:
+    gap = difference_by_seed(unions, base)
+    if base is unions or gap is None:
         return {"difference": None, "interval": None}
-    half = None
-    if len(pairs) > 1:
-        error = statistics.stdev(pairs) / len(pairs) ** 0.5
-        half = rounded(student.ppf(0.975, len(pairs) - 1) * error)
-    return {"difference": rounded(statistics.fmean(pairs)), "interval": half}
+    half = None if gap.half is None else rounded(gap.half)
+    return {"difference": rounded(gap.mean), "interval": half}
 
 
 def rounded(value: float) -> float:

@@ -109,6 +109,7 @@ THREATS = {
     "svhn": "linf 8/255, l2 128/255, l1 2000/255 (the paper)",
     "tinyimagenet": "linf 4/255, l2 80/255, l1 2000/255 (the paper)",
     "e_at": "linf 8/255, l2 0.5, l1 12 (Croce and Hein 2022)",
+    "e_at_hard": "linf 8/255, l2 1.5, l1 12 (Jiang and Singh 2024): no two cover the third",
     "digits": "linf 0.15, l2 0.75, l1 2.5 (8x8 scans)",
 }
 
@@ -119,6 +120,7 @@ PRESETS = {
 
 REPRODUCTIONS = {
     "breakdown": "the paper's sixteen attacks, each alone, against the multi-norm methods",
+    "choose-the-attack": "ours: defenses, samplers and third views at equal passes",
     "cifar10-c": "19 common corruptions at five severities",
     "figure-2": "union and clean accuracy against beta (figure-4 is its clean accuracy)",
     "figure-3": "the loss along the steepest directions of each norm",
@@ -132,4 +134,4 @@ REPRODUCTIONS = {
     "table-5": "the boundary between two classes in the penultimate features",
     "unforeseen": "elastic, JPEG, fog, snow, Gabor, StAdv and ReColor, maximized",
 }
-"""Tables and figures of the paper that `multirobust reproduce` makes, each in one line."""
+"""What `multirobust reproduce` makes, each in one line."""

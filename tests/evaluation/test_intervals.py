@@ -1,15 +1,23 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import binomtest
+from scipy.stats import binomtest, ttest_rel
 
 from multirobust.errors import InputError
-from multirobust.evaluation import Estimate, mean_and_std, wilson
+from multirobust.evaluation import (
+    Difference,
+    Estimate,
+    difference_by_seed,
+    mean_and_std,
+    student_half,
+    wilson,
+)
 
 
 @st.composite
@@ -87,3 +95,33 @@ def test_an_estimate_with_errors_shows_a_range_and_covers_both_ends():
     assert not estimate.exact
     assert estimate.value == 0.43
     assert (estimate.low, estimate.high) == (wilson(0.43, 1000)[0], wilson(0.44, 1000)[1])
+
+
+@given(st.lists(st.floats(-100, 100), min_size=2, max_size=8), st.data())
+def test_differences_are_of_equal_seeds_with_the_interval_of_a_paired_t_test(gaps, data):
+    base = {seed: data.draw(st.floats(-100, 100)) for seed in range(len(gaps))}
+    ours = {seed: base[seed] + gap for seed, gap in enumerate(gaps)}
+    found = difference_by_seed({**ours, 98: 7.0}, {**base, 99: 3.0})
+    assert found is not None
+    assert found.seeds == tuple(range(len(gaps)))
+    first, second = ([values[seed] for seed in found.seeds] for values in (ours, base))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # gaps that are all but equal
+        interval = ttest_rel(first, second).confidence_interval(0.95)
+    assert found.half is not None
+    assert found.mean == pytest.approx(np.mean(gaps), abs=1e-9)
+    assert found.mean - found.half == pytest.approx(interval.low, abs=1e-6)
+    assert found.mean + found.half == pytest.approx(interval.high, abs=1e-6)
+
+
+def test_one_seed_has_a_difference_and_no_interval_and_no_common_seed_has_neither():
+    one = difference_by_seed({0: 3.0, 1: 9.0}, {0: 1.0})
+    assert one == Difference(2.0, None, (0,))
+    assert not one.clear
+    assert difference_by_seed({0: 3.0}, {1: 1.0}) is None
+    assert student_half([5.0]) is None
+
+
+def test_a_difference_is_clear_where_its_interval_leaves_zero_out():
+    assert Difference(-2.0, 1.9, (0, 1)).clear
+    assert not Difference(2.0, 2.1, (0, 1)).clear

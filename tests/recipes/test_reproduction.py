@@ -22,6 +22,12 @@ from multirobust.recipes.tables import (
 )
 from multirobust.report import Cell, Column, Row, RunResult, Table, markdown, text
 
+RECIPES = files("multirobust") / "recipes"
+FILES = {
+    entry.name.removesuffix(".toml"): entry
+    for folder in ("paper", "studies")
+    for entry in (RECIPES / folder).iterdir()
+}
 TABLES_OF_NORMS = ("table-1", "table-2", "table-3")
 
 
@@ -51,17 +57,14 @@ def cell(table: Table, row: str, key: str) -> Cell:
 @pytest.mark.parametrize("name", catalog.REPRODUCTIONS)
 def test_every_listed_reproduction_loads_and_opens_with_its_claim_and_command(name):
     reproduction = load_reproduction(name)
-    source = (files("multirobust") / "recipes" / "paper" / f"{name}.toml").read_text("utf-8")
-    header = source.split("\n\n")[0]
+    header = FILES[name].read_text("utf-8").split("\n\n")[0]
     assert reproduction.kind in KINDS
     assert f"multirobust reproduce {name}" in header
     assert "claim" in header or "Shows" in header or "shows" in header
 
 
 def test_the_list_names_every_file_and_no_other():
-    folder = files("multirobust") / "recipes" / "paper"
-    names = {entry.name.removesuffix(".toml") for entry in folder.iterdir()}
-    assert names == set(catalog.REPRODUCTIONS)
+    assert set(FILES) == set(catalog.REPRODUCTIONS)
 
 
 def test_an_unknown_table_is_one_error_that_names_the_nearest():

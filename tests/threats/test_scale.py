@@ -8,7 +8,8 @@ from multirobust.errors import InputError
 from multirobust.threats import L1, L2, THREAT_PRESETS, Linf, Threat, check_scale
 
 COLOR, TINY, LARGE, GRAY, SMALL = (3, 32, 32), (3, 64, 64), (3, 224, 224), (1, 28, 28), (1, 8, 8)
-SHAPES = {"cifar10": COLOR, "svhn": COLOR, "tinyimagenet": TINY, "e_at": COLOR, "digits": SMALL}
+SHAPES = dict.fromkeys(("cifar10", "svhn", "e_at", "e_at_hard"), COLOR)
+SHAPES |= {"tinyimagenet": TINY, "digits": SMALL}
 
 
 @pytest.mark.parametrize(

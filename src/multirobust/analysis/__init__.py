@@ -5,6 +5,7 @@ from multirobust.analysis.curves import CurveLine, CurvePanel, curves_figure
 from multirobust.analysis.noise import Augmented, GeneratedNoise, amplified, generated_noise
 from multirobust.analysis.plots import per_norm_bars, union_against_cost
 from multirobust.analysis.plots_boundary import decision_boundaries
+from multirobust.analysis.plots_gaps import CostPoint, Gap, gaps_and_costs
 from multirobust.analysis.plots_noise import noise_gallery
 from multirobust.analysis.plots_surfaces import loss_surfaces
 from multirobust.analysis.surfaces import Surface, loss_surface
@@ -18,8 +19,10 @@ from multirobust.analysis.trends import (
 __all__ = [
     "Augmented",
     "Boundary",
+    "CostPoint",
     "CurveLine",
     "CurvePanel",
+    "Gap",
     "GeneratedNoise",
     "Surface",
     "accuracy_against",
@@ -27,6 +30,7 @@ __all__ = [
     "curves_figure",
     "decision_boundaries",
     "decision_boundary",
+    "gaps_and_costs",
     "generated_noise",
     "loss_surface",
     "loss_surfaces",

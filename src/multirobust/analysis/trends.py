@@ -13,7 +13,7 @@ from multirobust.analysis.canvas import sheet
 from multirobust.analysis.curves import DASHES, LINE_COLORS
 from multirobust.analysis.plots import COLORS, FAINT, LABELS, WIDTH, printable
 from multirobust.errors import InputError, lookup_error
-from multirobust.evaluation.intervals import wilson
+from multirobust.evaluation.intervals import student_half, wilson
 
 __all__ = ["accuracy_against", "metric_series", "seed_interval", "training_curves"]
 
@@ -40,10 +40,7 @@ def seed_interval(shares: Sequence[float], images: int) -> tuple[float, float, f
     mean = math.fsum(shares) / len(shares)
     if len(shares) == 1:
         return mean, *wilson(mean, images)
-    from scipy.special import stdtrit
-
-    error = float(np.std(shares, ddof=1)) / math.sqrt(len(shares))
-    half = float(stdtrit(len(shares) - 1, 0.975)) * error
+    half = student_half(shares) or 0.0
     return mean, max(0.0, mean - half), min(1.0, mean + half)
 
 

@@ -1,4 +1,4 @@
-"""The command that makes the paper's tables and figures anew."""
+"""The command that makes the paper's tables and figures anew, and a study of ours."""
 
 from __future__ import annotations
 
@@ -27,6 +27,16 @@ def reproduce(
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="How many: 0, 1, ...")] = 3,
     defense: DefenseOption = None,
+    row: Annotated[
+        list[str] | None,
+        typer.Option("--row", metavar="NAME", help="Only these rows; may stand several times."),
+    ] = None,
+    threats: Annotated[
+        str | None, typer.Option(help="Other radii, for choose-the-attack: e_at, e_at_hard.")
+    ] = None,
+    passes: Annotated[
+        float | None, typer.Option(help="Passes an image, for choose-the-attack.")
+    ] = None,
     suite: SuiteOption = None,
     limit: LimitOption = None,
     unlabeled: Annotated[
@@ -40,7 +50,7 @@ def reproduce(
         Path, typer.Option(help="Folder of all runs; what is there is used again.")
     ] = Path("runs/reproduce"),
 ) -> None:
-    """Make a table or figure of the paper: train, attack, and show ours beside the paper's.
+    """Make a table or figure: train, attack, and show ours beside the paper's.
 
     Models are shared among tables; interrupted, the same command goes on where it stopped.
 
@@ -59,6 +69,9 @@ def reproduce(
         suite=suite,
         limit=limit,
         defenses=tuple(defense or ()),
+        names=tuple(row or ()),
+        threats=threats,
+        passes=passes,
         unlabeled=unlabeled,
         labeled=labeled,
     )

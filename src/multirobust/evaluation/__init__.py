@@ -10,7 +10,14 @@ from multirobust.evaluation.curve_run import robustness_curve
 from multirobust.evaluation.curves import Curves, load_curves, save_curves
 from multirobust.evaluation.display import EvaluationDisplay, LiveDisplay, shown
 from multirobust.evaluation.evaluate import Ahead, evaluate_suite
-from multirobust.evaluation.intervals import Estimate, mean_and_std, wilson
+from multirobust.evaluation.intervals import (
+    Difference,
+    Estimate,
+    difference_by_seed,
+    mean_and_std,
+    student_half,
+    wilson,
+)
 from multirobust.evaluation.merging import merge
 from multirobust.evaluation.outcomes import AttackColumn, Outcomes
 from multirobust.evaluation.paired import PairedComparison, mcnemar
@@ -27,6 +34,7 @@ __all__ = [
     "Course",
     "CurveAttacks",
     "Curves",
+    "Difference",
     "Estimate",
     "EvaluationDisplay",
     "Finding",
@@ -45,6 +53,7 @@ __all__ = [
     "check_classifier",
     "check_model",
     "contributions",
+    "difference_by_seed",
     "evaluate_suite",
     "load",
     "load_curves",
@@ -55,5 +64,6 @@ __all__ = [
     "save",
     "save_curves",
     "shown",
+    "student_half",
     "wilson",
 ]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import final
 
 from multirobust.errors import InputError
 
-__all__ = ["Estimate", "mean_and_std", "wilson"]
+__all__ = ["Difference", "Estimate", "difference_by_seed", "mean_and_std", "student_half", "wilson"]
 
 
 def wilson(share: float, n: int, *, confidence: float = 0.95) -> tuple[float, float]:
@@ -60,6 +60,65 @@ def mean_and_std(values: Sequence[float]) -> tuple[float, float | None]:
     if not values:
         raise InputError("mean_and_std: needs at least one value, got none; pass one a seed.")
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+
+
+def student_half(values: Sequence[float]) -> float | None:
+    """Return half of the 95 % interval of a mean over seeds, by Student's t.
+
+    It says how far the mean of another set of seeds may lie. One value has none.
+
+    Raises:
+        InputError: If there is no value.
+    """
+    _, spread = mean_and_std(values)
+    if spread is None:
+        return None
+    from scipy.special import stdtrit
+
+    return float(stdtrit(len(values) - 1, 0.975)) * spread / math.sqrt(len(values))
+
+
+@final
+@dataclass(frozen=True)
+class Difference:
+    """How two ways of training differ, seed by seed.
+
+    Args:
+        mean: Of the differences, first minus second.
+        half: Half of its 95 % interval, by Student's t over the seeds; None for one seed.
+        seeds: Those that both were trained with.
+    """
+
+    mean: float
+    half: float | None
+    seeds: tuple[int, ...]
+
+    @property
+    def clear(self) -> bool:
+        """Whether the interval leaves zero out."""
+        return self.half is not None and abs(self.mean) > self.half
+
+
+def difference_by_seed(
+    first: Mapping[int, float], second: Mapping[int, float]
+) -> Difference | None:
+    """Return the mean difference of two ways of training over the seeds of both.
+
+    A seed gives both the same first weights and order of the images, so that what the seeds
+    differ in themselves drops out.
+
+    Args:
+        first: A number, such as the union, by seed.
+        second: The same for the other.
+
+    Returns:
+        None if they share no seed.
+    """
+    seeds = tuple(sorted({*first} & {*second}))
+    gaps = [first[seed] - second[seed] for seed in seeds]
+    if not gaps:
+        return None
+    return Difference(statistics.fmean(gaps), student_half(gaps), seeds)
 
 
 @final

@@ -16,7 +16,7 @@ from multirobust.experiment.pipeline import evaluation_name
 from multirobust.experiment.runs import MARKER, Run, find_runs, training_facts
 from multirobust.report import RunResult, read_record
 
-__all__ = ["outcomes_at", "result_of", "results_of"]
+__all__ = ["evaluated", "outcomes_at", "result_of", "results_of"]
 
 
 def results_of(paths: Sequence[Path], suite: str | None = None) -> list[RunResult]:
@@ -95,6 +95,11 @@ def result_of(run: Run, suite: str | None = None) -> RunResult:
         backwards=facts["backwards"],
         device=facts["device"],
     )
+
+
+def evaluated(run: Run) -> bool:
+    """Whether a trained run has outcomes of what `run.recipe` asks for."""
+    return (run.folder / "evaluation" / evaluation_name(run) / MANIFEST).is_file()
 
 
 def _told_apart(found: Sequence[tuple[RunResult, str]]) -> list[RunResult]:

@@ -10,6 +10,8 @@ import numpy as np
 from multirobust.analysis import accuracy_against, seed_interval
 from multirobust.errors import InputError
 from multirobust.experiment import Run
+from multirobust.recipes.choices import check_choice
+from multirobust.recipes.equal_passes import asked, planned, ranked
 from multirobust.recipes.pictures import boundary, noise, surfaces
 from multirobust.recipes.products import Product
 from multirobust.recipes.progress import Progress
@@ -40,15 +42,11 @@ def reproduce(study: Study, progress: Progress | None = None) -> Product:
     Interrupted at any point, the same call goes on where it stopped.
 
     Raises:
-        InputError: If no row is left, or a row needs data that the study does not name.
+        InputError: If no row is left, a row needs data that the study does not name, or it cannot
+            be made so, such as at these radii.
         Interrupted: If `progress.stop` said so; what was done is saved.
     """
-    if not study.rows:
-        names = sorted({row.defense for row in study.reproduction.rows})
-        raise InputError(
-            f"--defense: {', '.join(study.defenses)} is no row of {study.reproduction.name}, which "
-            f"has {', '.join(names)}; name one of these."
-        )
+    check_choice(study)
     return KINDS[study.reproduction.kind](study, progress or Progress())
 
 
@@ -86,6 +84,13 @@ def _against_beta(study: Study, progress: Progress) -> Product:
         for beta in study.reproduction.betas
     ]
     results = _evaluated(study, rows, progress)
+    return remade(study.reproduction, study.scale.data, results)
+
+
+def _at_equal_passes(study: Study, progress: Progress) -> Product:
+    rows = planned(study)
+    _evaluated(study, [rows[name] for name in asked(study)], progress)
+    results = [result for row, runs in rows.values() for result in study.made(row, runs)]
     return remade(study.reproduction, study.scale.data, results)
 
 
@@ -154,6 +159,7 @@ _FROM_RESULTS: dict[str, Callable[[Reproduction, str, Sequence[RunResult]], Prod
     "attacks": lambda made, _, results: _plain(made, attacks_table(made, results), results),
     "levels": lambda made, _, results: _plain(made, levels_table(made, results), results),
     "against_beta": _drawn_against_beta,
+    "at_equal_passes": lambda made, _, results: ranked(made, results),
 }
 
 KINDS: dict[str, Callable[[Study, Progress], Product]] = {
@@ -164,4 +170,5 @@ KINDS: dict[str, Callable[[Study, Progress], Product]] = {
     "boundary": boundary,
     "noise": noise,
     "against_beta": _against_beta,
+    "at_equal_passes": _at_equal_passes,
 }

@@ -1,4 +1,4 @@
-"""What a table or figure of the paper is made from: one TOML file each, in `paper/`."""
+"""What a table or figure is made from: a TOML file each, in `paper/`, or for ours in `studies/`."""
 
 from __future__ import annotations
 
@@ -10,12 +10,21 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from multirobust import catalog
-from multirobust.config.section import Count, NonNegative, Section
+from multirobust.config.section import Count, NonNegative, Positive, Section
 from multirobust.errors import InputError, lookup_error
 
 __all__ = ["Published", "Reproduction", "RowOf", "load_reproduction"]
 
-Kind = Literal["comparison", "attacks", "levels", "against_beta", "surfaces", "boundary", "noise"]
+Kind = Literal[
+    "comparison",
+    "attacks",
+    "levels",
+    "against_beta",
+    "surfaces",
+    "boundary",
+    "noise",
+    "at_equal_passes",
+]
 
 
 class RowOf(Section):
@@ -28,6 +37,11 @@ class RowOf(Section):
         on_digits: Further ones at the scale of the digits.
         unlabeled: Whether it also trains on pseudo-labeled images.
         init_from: Row that is trained first and whose model, of the same seed, it starts from.
+        family: For the kind "at_equal_passes": the rows that it stands with.
+        length: For the same: what ends its training, the "passes" of the study or the "epochs" of
+            the scale.
+        point: For the same: what it is called where the figure sets the union against the passes;
+            empty leaves it out there.
     """
 
     name: str
@@ -36,6 +50,9 @@ class RowOf(Section):
     on_digits: tuple[str, ...] = ()
     unlabeled: bool = False
     init_from: str | None = None
+    family: str = ""
+    length: Literal["passes", "epochs"] = "passes"
+    point: str = ""
 
     @field_validator("defense")
     @classmethod
@@ -80,6 +97,9 @@ class Reproduction(Section):
         by: For the kind "levels": whether a column is an attack or a level.
         betas: For the kind "against_beta": weights of the consistency loss.
         classes: For the kind "boundary": the two classes, by data set.
+        reference: For the kind "at_equal_passes": the row that all others are compared with.
+        passes: For the same: the forward-backward passes an image, by scale or by data set.
+        threats: Sets of radii that it is also made at, each with what it changes in all rows.
         labeled: How many labels are kept, by data set, where the other images are pseudo-labeled.
         published: The paper's numbers, by data set.
         reading: What to compare where the paper prints no numbers.
@@ -96,6 +116,9 @@ class Reproduction(Section):
     by: Literal["attack", "level"] = "attack"
     betas: tuple[NonNegative, ...] = ()
     classes: Mapping[str, tuple[int, int]] = Field(default_factory=dict)
+    reference: str | None = None
+    passes: Mapping[str, Positive] = Field(default_factory=dict)
+    threats: Mapping[str, tuple[str, ...]] = Field(default_factory=dict)
     labeled: Mapping[str, Count] = Field(default_factory=dict)
     published: Mapping[str, Published] = Field(default_factory=dict)
     reading: str = ""
@@ -118,6 +141,13 @@ class Reproduction(Section):
             raise ValueError(f"rows: each name may stand only once, got {names}")
         if self.suite is not None and self.suite not in catalog.SUITES:
             raise ValueError(str(lookup_error("suite", self.suite, catalog.SUITES)))
+        if self.reference not in (None, *names) or (
+            self.kind == "at_equal_passes" and self.reference is None
+        ):
+            raise ValueError(f"reference: {lookup_error('row', str(self.reference), names)}")
+        for preset in self.threats:
+            if preset not in catalog.THREATS:
+                raise ValueError(str(lookup_error("threat preset", preset, catalog.THREATS)))
         for row in self.rows:
             self._check_source(row)
         for data, published in self.published.items():
@@ -148,11 +178,11 @@ def load_reproduction(name: str) -> Reproduction:
     """Return what a table or figure is made from.
 
     Raises:
-        InputError: If the paper has no such table or figure.
+        InputError: If there is no such table, figure or study.
     """
     if name not in catalog.REPRODUCTIONS:
         raise lookup_error("table or figure", name, catalog.REPRODUCTIONS)
-    fields = tomllib.loads((_folder() / f"{name}.toml").read_text("utf-8"))
+    fields = tomllib.loads(_file(name).read_text("utf-8"))
     try:
         return Reproduction.model_validate({"name": name, **fields})
     except ValidationError as error:
@@ -161,5 +191,7 @@ def load_reproduction(name: str) -> Reproduction:
         ) from None
 
 
-def _folder() -> Any:
-    return files("multirobust") / "recipes" / "paper"
+def _file(name: str) -> Any:
+    recipes = files("multirobust") / "recipes"
+    own = recipes / "studies" / f"{name}.toml"
+    return own if own.is_file() else recipes / "paper" / f"{name}.toml"

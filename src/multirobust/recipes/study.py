@@ -20,6 +20,7 @@ from multirobust.experiment import (
     train_all,
 )
 from multirobust.experiment.building import check_corruptions, pinned
+from multirobust.experiment.results import evaluated
 from multirobust.experiment.unlabeled import with_unlabeled
 from multirobust.recipes.progress import Progress
 from multirobust.recipes.reproduction import Reproduction, RowOf
@@ -46,6 +47,10 @@ class Study:
         suite: In place of that of the reproduction.
         limit: Use only the first test images.
         defenses: Only the rows of these defenses; empty means all.
+        names: Only the rows of these names, and those of the defenses; empty means all.
+        threats: Radii in place of those of the scale, by preset; the folder of the runs has their
+            name then.
+        passes: In place of the passes of the reproduction.
         unlabeled: File of pseudo-labeled images, for rows that train on them.
         labeled: How many labels are kept where there is no such file: a model trained on these
             images labels the others. None takes the number of the reproduction.
@@ -59,6 +64,9 @@ class Study:
     suite: str | None = None
     limit: int | None = None
     defenses: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+    threats: str | None = None
+    passes: float | None = None
     unlabeled: Path | None = None
     labeled: int | None = None
     _sources: dict[Path, Run] = field(default_factory=dict, repr=False, compare=False)
@@ -66,14 +74,16 @@ class Study:
 
     @property
     def folder(self) -> Path:
-        """Where the runs of this scale lie."""
-        return self.output / self.scale.name
+        """Where the runs of this scale, and of these radii, lie."""
+        return self.output / "-".join(filter(None, [self.scale.name, self.threats]))
 
     @property
     def rows(self) -> tuple[RowOf, ...]:
         """The rows that are made."""
-        chosen = self.defenses
-        return tuple(r for r in self.reproduction.rows if not chosen or r.defense in chosen)
+        rows = self.reproduction.rows
+        if not (self.defenses or self.names):
+            return rows
+        return tuple(r for r in rows if r.defense in self.defenses or r.name in self.names)
 
     def runs(
         self, row: RowOf, changes: Sequence[str] = (), *, folder: str | None = None
@@ -98,6 +108,7 @@ class Study:
                 f"defenses=[{row.defense!r}]",
                 f"seeds={list(self.seeds)!r}",
                 *self._evaluation(),
+                *self._radii(),
                 *self.overrides,
                 *changes,
             ]
@@ -160,6 +171,17 @@ class Study:
         """Return what is known of evaluated runs, under the name of their row."""
         return [replace(result_of(run), name=row.name) for run in runs]
 
+    def made(self, row: RowOf, runs: Sequence[Run]) -> list[RunResult]:
+        """Return the results of those runs that have been trained and attacked before.
+
+        Raises:
+            RunError: If a folder holds another run, or is damaged.
+        """
+        done = [run for run in runs if run.trained and evaluated(run)]
+        for run in done:
+            open_run(run)
+        return self.results(row, done)
+
     def _sources_of(self, row: RowOf, changes: Sequence[str], folder: str | None) -> list[Run]:
         """Return the runs that those of a row start from, if it starts from any."""
         if row.init_from is None:
@@ -193,6 +215,11 @@ class Study:
     @property
     def _small(self) -> bool:
         return self.scale.data == "digits"
+
+    def _radii(self) -> list[str]:
+        if self.threats is None:
+            return []
+        return [f"threats.preset={self.threats!r}", *self.reproduction.threats[self.threats]]
 
     def _evaluation(self) -> list[str]:
         suite = self.suite or self.reproduction.suite

@@ -145,7 +145,7 @@ def test_a_run_by_passes_is_resumed_to_the_bit_wherever_it_was_stopped(tmp_path:
 
 
 def test_with_all_options_it_is_resumed_to_the_bit_too(tmp_path: Path):
-    keywords = all_options(tmp_path / "start.pt") | {"passes": 30.0}
+    keywords: dict[str, Any] = {**all_options(tmp_path / "start.pt"), "passes": 30.0}
     options: dict[str, Any] = keywords.pop("options")
     train("mng_ac", tmp_path / "undisturbed", options=options, **keywords)
     for steps in (2, 1, 2):
