@@ -33,7 +33,7 @@ from tiny_runs import SMALL
 
 STUDY = load_reproduction("choose-the-attack")
 ROWS = {row.name: row for row in STUDY.rows}
-TOY = (*SMALL, "training.batch_size=16")
+TOY = (*SMALL, "training.batch_size=16", "data.train_limit=72", "data.validation=8")
 
 
 def study(output: Path, **changes: Any) -> Study:
@@ -159,8 +159,9 @@ def test_a_study_in_pieces_and_rounds_is_that_in_one_go(tmp_path):
     assert set(passes) == {"sat", *CHOSEN}
     # One epoch: three steps, their first pass, and the loss.
     assert passes.pop("sat_mixed-T3-epochs") == pytest.approx(3 + 0.5 + 1)
-    # A step is a quarter of the images: the cascade tries three attacks of 10.5 passes at most.
-    assert all(3 <= spent < 3 + (3 * 10.5 + 1) / 4 for spent in passes.values())
+    # A step is a quarter of the images: three attacks of 10.5 passes as a probe, three at most as
+    # the cascade, and the loss.
+    assert all(3 <= spent < 3 + (6 * 10.5 + 1) / 4 for spent in passes.values())
 
     # A second round: another seed for one row; the others stay as they are.
     product = reproduce(study(tmp_path / "whole", names=CHOSEN[:1], seeds=(0, 1)))
@@ -189,16 +190,28 @@ def test_every_row_can_start_from_one_model(tmp_path):
 
 def test_the_command_makes_the_rows_it_names_and_the_reference(multirobust, tmp_path):
     settings = [part for override in TOY for part in ("--set", override)]
-    answer = multirobust(
+    command = (
         "reproduce", "choose-the-attack", "--seeds", 1, "--limit", 4, "--suite", "quick",
         "--passes", 3, "--row", "sat_mixed-T5", "--output", tmp_path, *settings,
     )  # fmt: skip
+    answer = multirobust(*command)
     assert answer.code == 0, answer.err
     folder = tmp_path / "digits-small_cnn"
     trained = {path.parent.name for path in folder.rglob("training.json")}
     assert trained == {"sat-s0", "sat_mixed-s0"}
     assert "Union less sat" in answer.out
     assert (folder / "choose-the-attack.svg").is_file()
+
+    # The same models on the images that choices are made on, beside it.
+    answer = multirobust(*command, "--split", "validation")
+    assert answer.code == 0, answer.err
+    assert "held-out training images" in answer.out
+    for split, name in (
+        ("test", "choose-the-attack"),
+        ("validation", "choose-the-attack-validation"),
+    ):
+        record = json.loads((folder / f"{name}.json").read_text("utf-8"))
+        assert {run["manifest"]["evaluation"]["split"] for run in record["runs"]} == {split}
 
 
 # What it says
@@ -293,7 +306,7 @@ def test_what_cannot_be_chosen_is_one_error_before_anything_is_made(changes, wor
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("changes", [{"threats": "e_at"}, {"passes": 3.0}])
+@pytest.mark.parametrize("changes", [{"threats": "e_at"}, {"passes": 3.0}, {"split": "validation"}])
 def test_the_papers_tables_are_made_at_their_radii_and_epochs(changes, tmp_path):
     table = load_reproduction("table-3")
     with pytest.raises(InputError, match="drop it"):

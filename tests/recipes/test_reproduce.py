@@ -50,7 +50,8 @@ STUDIES = ("choose-the-attack",)
 
 def study(name: str, output: Path, **changes: object) -> Study:
     suite, limit, defenses = FEW.get(name, (None, 8, ()))
-    settings = {"suite": suite, "limit": limit, "defenses": defenses, "overrides": TOY}
+    toy = (*TOY, "data.validation=8") if name in STUDIES else TOY
+    settings = {"suite": suite, "limit": limit, "defenses": defenses, "overrides": toy}
     settings |= {"scale": scale_of("digits"), "seeds": (0,), **changes}
     return Study(reproduction=load_reproduction(name), output=output, **settings)
 

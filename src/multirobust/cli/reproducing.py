@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -37,6 +37,10 @@ def reproduce(
     passes: Annotated[
         float | None, typer.Option(help="Passes an image, for choose-the-attack.")
     ] = None,
+    split: Annotated[
+        Literal["test", "validation"],
+        typer.Option(help="Of choose-the-attack: which images are attacked; choose on validation."),
+    ] = "test",
     suite: SuiteOption = None,
     limit: LimitOption = None,
     unlabeled: Annotated[
@@ -72,13 +76,15 @@ def reproduce(
         names=tuple(row or ()),
         threats=threats,
         passes=passes,
+        split=split,
         unlabeled=unlabeled,
         labeled=labeled,
     )
     with stop_on_interrupt() as stop:
         product = make(study, Progress(display_for, stop, tell))
     typer.echo(str(product))
-    for path in product.write(study.folder, target, command=_command()):
+    name = target if split == "test" else f"{target}-{split}"
+    for path in product.write(study.folder, name, command=_command()):
         tell(f"wrote {path}")
 
 

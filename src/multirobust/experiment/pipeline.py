@@ -158,14 +158,17 @@ def evaluate_run(
     return known
 
 
-def evaluation_name(run: Run, settings: dict[str, Any] | None = None) -> str:
+def evaluation_name(
+    run: Run, settings: dict[str, Any] | None = None, *, split: str = "test"
+) -> str:
     """Return the folder of an evaluation: the suite, and how it departs from the run's own.
 
     Args:
         run: The run; its `recipe.toml` says which evaluation is its own.
         settings: What decides the outcomes; None takes what `run.recipe` asks for.
+        split: Without settings, of which images: "test" or "validation".
     """
-    settings = settings or _settings(run.recipe, "test", 0)
+    settings = settings or _settings(run.recipe, split, 0)
     whole = {key: value for key, value in settings.items() if key != "shard"}
     parts = [settings["suite"]]
     if settings["split"] != "test":

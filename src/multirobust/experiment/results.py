@@ -64,12 +64,13 @@ def outcomes_at(path: Path, suite: str | None = None) -> Outcomes:
     return results[0].outcomes
 
 
-def result_of(run: Run, suite: str | None = None) -> RunResult:
+def result_of(run: Run, suite: str | None = None, *, split: str = "test") -> RunResult:
     """Return what the tables need to know of a run.
 
     Args:
         run: A run that has been trained and evaluated.
         suite: Which evaluation, by the name of its folder; None takes what `run.recipe` asks for.
+        split: Without a suite, of which images: "test" or "validation".
 
     Raises:
         RunError: If the run has not been trained, or not been evaluated so with these weights.
@@ -80,7 +81,7 @@ def result_of(run: Run, suite: str | None = None) -> RunResult:
             "leave it out by naming the others."
         )
     facts = training_facts(run)
-    outcomes = evaluation.load(_evaluation_folder(run, suite or evaluation_name(run)))
+    outcomes = evaluation.load(_evaluation_folder(run, suite or evaluation_name(run, split=split)))
     if outcomes.manifest.get("weights") != weights_digest(run):
         raise RunError(
             f"{run.folder} was evaluated with other weights than it has now; run `multirobust "
@@ -97,9 +98,9 @@ def result_of(run: Run, suite: str | None = None) -> RunResult:
     )
 
 
-def evaluated(run: Run) -> bool:
+def evaluated(run: Run, *, split: str = "test") -> bool:
     """Whether a trained run has outcomes of what `run.recipe` asks for."""
-    return (run.folder / "evaluation" / evaluation_name(run) / MANIFEST).is_file()
+    return (run.folder / "evaluation" / evaluation_name(run, split=split) / MANIFEST).is_file()
 
 
 def _told_apart(found: Sequence[tuple[RunResult, str]]) -> list[RunResult]:

@@ -25,6 +25,10 @@ def check_choice(study: Study) -> None:
             f"--defense: {', '.join(study.defenses)} is no row of {made.name}, which has "
             f"{', '.join(names)}; name one of these."
         )
+    if study.split != "test" and made.kind != "at_equal_passes":
+        raise InputError(
+            f"--split: {made.name} is made from the test images, got {study.split!r}; drop it."
+        )
     if study.threats is not None:
         _check_threats(study, study.threats)
     if made.kind == "at_equal_passes":

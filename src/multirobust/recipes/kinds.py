@@ -91,7 +91,11 @@ def _at_equal_passes(study: Study, progress: Progress) -> Product:
     rows = planned(study)
     _evaluated(study, [rows[name] for name in asked(study)], progress)
     results = [result for row, runs in rows.values() for result in study.made(row, runs)]
-    return remade(study.reproduction, study.scale.data, results)
+    product = remade(study.reproduction, study.scale.data, results)
+    if study.split == "test":
+        return product
+    where = "The images are held-out training images: for choices, which are judged on test images."
+    return replace(product, sentences=(*product.sentences, where))
 
 
 def _evaluated(

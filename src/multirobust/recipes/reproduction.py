@@ -99,6 +99,7 @@ class Reproduction(Section):
         classes: For the kind "boundary": the two classes, by data set.
         reference: For the kind "at_equal_passes": the row that all others are compared with.
         passes: For the same: the forward-backward passes an image, by scale or by data set.
+        scales: What it changes in all rows, by scale or by data set.
         threats: Sets of radii that it is also made at, each with what it changes in all rows.
         labeled: How many labels are kept, by data set, where the other images are pseudo-labeled.
         published: The paper's numbers, by data set.
@@ -118,6 +119,7 @@ class Reproduction(Section):
     classes: Mapping[str, tuple[int, int]] = Field(default_factory=dict)
     reference: str | None = None
     passes: Mapping[str, Positive] = Field(default_factory=dict)
+    scales: Mapping[str, tuple[str, ...]] = Field(default_factory=dict)
     threats: Mapping[str, tuple[str, ...]] = Field(default_factory=dict)
     labeled: Mapping[str, Count] = Field(default_factory=dict)
     published: Mapping[str, Published] = Field(default_factory=dict)

@@ -51,6 +51,8 @@ class Study:
         threats: Radii in place of those of the scale, by preset; the folder of the runs has their
             name then.
         passes: In place of the passes of the reproduction.
+        split: Which images are attacked: "test", or "validation", the held-out training images of
+            `data.validation`, where choices are made.
         unlabeled: File of pseudo-labeled images, for rows that train on them.
         labeled: How many labels are kept where there is no such file: a model trained on these
             images labels the others. None takes the number of the reproduction.
@@ -67,6 +69,7 @@ class Study:
     names: tuple[str, ...] = ()
     threats: str | None = None
     passes: float | None = None
+    split: str = "test"
     unlabeled: Path | None = None
     labeled: int | None = None
     _sources: dict[Path, Run] = field(default_factory=dict, repr=False, compare=False)
@@ -109,6 +112,7 @@ class Study:
                 f"seeds={list(self.seeds)!r}",
                 *self._evaluation(),
                 *self._radii(),
+                *self._of_scale(),
                 *self.overrides,
                 *changes,
             ]
@@ -163,13 +167,14 @@ class Study:
                 evaluate_run(
                     run,
                     self.data(run),
+                    split=self.split,
                     report=_prefixed(run.name, line_to),
                     display=display,
                 )
 
     def results(self, row: RowOf, runs: Sequence[Run]) -> list[RunResult]:
         """Return what is known of evaluated runs, under the name of their row."""
-        return [replace(result_of(run), name=row.name) for run in runs]
+        return [replace(result_of(run, split=self.split), name=row.name) for run in runs]
 
     def made(self, row: RowOf, runs: Sequence[Run]) -> list[RunResult]:
         """Return the results of those runs that have been trained and attacked before.
@@ -177,7 +182,7 @@ class Study:
         Raises:
             RunError: If a folder holds another run, or is damaged.
         """
-        done = [run for run in runs if run.trained and evaluated(run)]
+        done = [run for run in runs if run.trained and evaluated(run, split=self.split)]
         for run in done:
             open_run(run)
         return self.results(row, done)
@@ -220,6 +225,10 @@ class Study:
         if self.threats is None:
             return []
         return [f"threats.preset={self.threats!r}", *self.reproduction.threats[self.threats]]
+
+    def _of_scale(self) -> tuple[str, ...]:
+        scales = self.reproduction.scales
+        return scales.get(self.scale.name, scales.get(self.scale.data, ()))
 
     def _evaluation(self) -> list[str]:
         suite = self.suite or self.reproduction.suite
