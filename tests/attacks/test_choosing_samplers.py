@@ -288,17 +288,20 @@ def test_a_race_of_two_objectives_costs_one_first_pass_each_and_compares_cross_e
         assert torch.equal(chosen.x_adv[rows], attack(model, x[rows], y[rows]))
 
 
-def test_a_cascade_breaks_what_any_attack_breaks_and_pays_for_survivors_only():
+@pytest.mark.parametrize("margin", [0.0, 0.05])
+def test_a_cascade_breaks_what_any_attack_breaks_and_pays_for_survivors_only(margin):
     model, (x, y) = Rowwise(), batch(count=24)
     with torch.no_grad():
         found = [attack(model, x, y) for attack in ATTACKS]
-        broken = torch.stack([model(z).argmax(1) != y for z in found], dim=1)
+        margins = torch.stack([Margin().of(model(z), y, y) for z in found], dim=1)
+        broken = margins > margin
         losses = torch.stack([CrossEntropy().of(model(z), y, y) for z in found], dim=1)
-    sampler = Cascade(ATTACKS, EQUAL)
+    sampler = Cascade(ATTACKS, EQUAL, margin=margin)
     with PassMeter(model) as meter:
         chosen = sampler.craft(model, x, y)
     with torch.no_grad():
-        assert torch.equal(model(chosen.x_adv).argmax(1) != y, broken.any(1))
+        assert torch.equal(Margin().of(model(chosen.x_adv), y, y) > margin, broken.any(1))
+    assert bool(((margins > 0) & ~broken).any()) == (margin > 0)
     asked = 0
     for i, order in enumerate(sampler._orders):
         hits = [k for k in order if broken[i, k]]
@@ -307,6 +310,12 @@ def test_a_cascade_breaks_what_any_attack_breaks_and_pays_for_survivors_only():
         assert chosen.allotment.groups[i] == best
     assert (meter.forwards, meter.backwards) == (asked * (T + 1), asked * T)
     assert 24 < asked < 72
+
+
+@pytest.mark.parametrize("margin", [-0.1, float("inf"), float("nan")])
+def test_the_margin_of_a_cascade_is_a_difference_of_logits(margin):
+    with pytest.raises(InputError, match="margin must be finite and not below 0"):
+        Cascade(ATTACKS, EQUAL, margin=margin)
 
 
 def test_the_orders_of_a_cascade_are_drawn_without_replacement():

@@ -101,6 +101,8 @@ class DefenseConfig(Section):
         router_explore: Share of the images whose attack "router" draws.
         router_rate: Share of the newest batch in what "router" knows of each attack.
         race_laps: Steps of every attack before "race" goes on with one.
+        cascade_margin: How far the logit of another class must be above that of the label, for
+            "cascade" to count an image as broken.
         cascade_order: Of the attacks of an image in "cascade": "drawn" with the quotas, or
             "sorted", the greatest quota first.
     """
@@ -161,6 +163,7 @@ class DefenseConfig(Section):
     router_explore: _Share = 0.15
     router_rate: _Rate = 0.05
     race_laps: Count = 1
+    cascade_margin: NonNegative = 0.0
     cascade_order: Literal["drawn", "sorted"] = "drawn"
 
     @field_validator("e_at_norms", "ramp_norms", "sampler_norms")

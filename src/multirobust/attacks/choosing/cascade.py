@@ -12,7 +12,7 @@ from multirobust.attacks.base import Attack
 from multirobust.attacks.choosing.dealing import dealt
 from multirobust.attacks.choosing.sampler import Chosen, MixedSampler
 from multirobust.attacks.choosing.shares import Shares
-from multirobust.errors import lookup_error
+from multirobust.errors import InputError, lookup_error
 from multirobust.ranks import Part
 from multirobust.threats import Allotment
 from multirobust.threats.projection import work_dtype
@@ -40,6 +40,8 @@ class Cascade(MixedSampler):
     Args:
         attacks: See `MixedSampler`.
         shares: Decide the order.
+        margin: How far the logit of another class must be above that of the label, for an image to
+            count as broken; above 0 an image that is only just broken goes on.
         order: "drawn": for each image, without replacement with these probabilities, and the first
             stage stratified over the batch; "sorted": the most probable attack first, for all.
             With "sorted" the later attacks are trained on only where the first ones fail.
@@ -57,6 +59,7 @@ class Cascade(MixedSampler):
         attacks: Sequence[Attack],
         shares: Shares,
         *,
+        margin: float = 0.0,
         order: Order | str = "drawn",
         seed: int = 0,
         patience: int = 500,
@@ -64,7 +67,12 @@ class Cascade(MixedSampler):
         super().__init__(attacks, shares, seed=seed, patience=patience)
         if order not in get_args(Order):
             raise lookup_error("order", order, get_args(Order))
-        self.order = order
+        if not 0 <= margin < float("inf"):
+            raise InputError(
+                f"Cascade: margin must be finite and not below 0, got {margin!r}; it is a "
+                "difference of logits."
+            )
+        self.order, self.margin = order, margin
         self._orders: list[list[int]] = []
 
     def begin(self, place: Part) -> None:
@@ -111,7 +119,7 @@ class Cascade(MixedSampler):
                 start=None if start is None else start[rows],
                 generator=generator,
             )
-            broken = found.margin > 0
+            broken = found.margin > self.margin
             better = broken | ~(found.loss <= loss[rows])
             images = torch.where(better[:, None, None, None], found.images, best[rows])
             best = best.index_copy(0, rows, images)

@@ -58,7 +58,8 @@ def sampler_from(
     by_quota = config.sampler_quotas != "none"
     shares = _SHARES[config.sampler_quotas if by_quota else "stratified"](config, count)
     if name == "cascade":
-        return Cascade(attacks, shares, order=config.cascade_order, seed=seed)
+        choice = {"margin": config.cascade_margin, "order": config.cascade_order}
+        return Cascade(attacks, shares, **choice, seed=seed)
     if name == "race":
         return Race(attacks, shares, quotas=by_quota, laps=config.race_laps, seed=seed)
     explore, rate = config.router_explore, config.router_rate
