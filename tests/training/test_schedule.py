@@ -7,9 +7,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from multirobust.config import TrainingConfig
-from multirobust.training import Cosine, Triangular, schedule_of
+from multirobust.training import Cosine, Piecewise, Triangular, schedule_of
 
 
 @given(
@@ -51,3 +52,20 @@ def test_the_cosine_is_that_of_pytorch(steps):
 def test_a_recipe_names_its_schedule():
     assert schedule_of(TrainingConfig(peak_lr=0.3, peak_at=0.1)) == Triangular(0.3, 0.1)
     assert schedule_of(TrainingConfig(peak_lr=0.3, schedule="cosine")) == Cosine(0.3)
+    piecewise = TrainingConfig(peak_lr=0.3, schedule="piecewise", drops=(0.5,))
+    assert schedule_of(piecewise) == Piecewise(0.3, (0.5,))
+
+
+@pytest.mark.parametrize("length", [1, 5, 100])
+def test_the_piecewise_rate_is_that_of_the_published_fine_tuning(length):
+    """Three epochs: 0.05, 0.005, 0.0005; a step that ends an epoch has the next one's."""
+    schedule = Piecewise(0.05)
+    rates = [schedule.at((step + 1) / (3 * length)) for step in range(3 * length)]
+    epochs = [min((step + 1) // length, 2) for step in range(3 * length)]
+    assert rates == pytest.approx([[0.05, 0.005, 0.0005][epoch] for epoch in epochs])
+
+
+@pytest.mark.parametrize("drops", [(), (0.0,), (1.0,), (0.5, 0.5), (0.7, 0.3)])
+def test_drops_rise_within_the_training(drops):
+    with pytest.raises(ValidationError, match="drops"):
+        TrainingConfig(drops=drops)

@@ -256,6 +256,10 @@ def test_the_command_line_fine_tunes_and_names_a_missing_file(trained, tmp_path,
     assert "Traceback" not in answer.err
 
 
+SCHEDULE = "training.schedule triangular (piecewise)"
+RATE = ("training.schedule='cosine'", "training.peak_lr=0.1")
+
+
 def published(recipe) -> dict:
     sections = [(getattr(recipe, field.split(".")[0]), field) for field in FINE_TUNING]
     return {field: getattr(section, field.split(".")[1]) for section, field in sections}
@@ -266,6 +270,7 @@ def test_a_start_from_a_model_sets_what_is_published_and_what_is_said_wins():
     recipe = recipe_of("digits", None, ["ramp"], init_from=start)
     assert published(recipe) == {
         "training.epochs": 3,
+        "training.schedule": "piecewise",
         "training.peak_lr": 0.05,
         "attack.batch_norm": "running",
         "defense.ramp_pairing": 2.0,
@@ -289,10 +294,11 @@ def test_finetune_without_a_model_to_start_from_is_one_clear_error(multirobust):
 @pytest.mark.parametrize(
     ("defenses", "said", "told"),
     [
-        (["e_at"], [], "training.epochs 10 (3), training.peak_lr 0.21 (0.05)"),
-        (["e_at"], ["training.epochs=10"], "training.peak_lr 0.21 (0.05)"),
-        (["e_at"], ["training.epochs=10", "training.peak_lr=0.1"], ""),
-        (["e_at"], ["training.passes=9.0"], "training.peak_lr 0.21 (0.05)"),
+        (["e_at"], [], f"training.epochs 10 (3), {SCHEDULE}, training.peak_lr 0.21 (0.05)"),
+        (["e_at"], ["training.epochs=10"], f"{SCHEDULE}, training.peak_lr 0.21 (0.05)"),
+        (["e_at"], ["training.epochs=10", "training.peak_lr=0.1"], SCHEDULE),
+        (["e_at"], [*RATE, "training.epochs=10"], ""),
+        (["e_at"], ["training.passes=9.0"], f"{SCHEDULE}, training.peak_lr 0.21 (0.05)"),
         (["sat", "e_at"], ["training={epochs=3}"], "attack.batch_norm batch (running)"),
         (
             ["ramp"],
@@ -318,10 +324,13 @@ def test_a_start_from_a_model_says_in_one_line_whose_settings_it_has(
         lines = [line for line in answer.err.splitlines() if "finetun" in line]
         return lines, (training.epochs, training.peak_lr)
 
-    tuned = ["Fine-tuning as published: training.peak_lr 0.05. --no-finetune keeps the recipe's."]
+    tuned = [
+        "Fine-tuning as published: training.schedule piecewise, training.peak_lr 0.05. "
+        "--no-finetune keeps the recipe's."
+    ]
     assert told() == told("--finetune") == (tuned, (1, 0.05))
     scratch = [
-        "Not as published for fine-tuning: training.peak_lr 0.21 (0.05). --finetune sets what is "
-        "in brackets."
+        f"Not as published for fine-tuning: {SCHEDULE}, training.peak_lr 0.21 (0.05). --finetune "
+        "sets what is in brackets."
     ]
     assert told("--no-finetune") == (scratch, (1, 0.21))

@@ -11,6 +11,7 @@ __all__ = ["FINE_TUNING", "departures", "fine_tuning_overrides", "followed"]
 
 FINE_TUNING: Mapping[str, Any] = {
     "training.epochs": 3,
+    "training.schedule": "piecewise",
     "training.peak_lr": 0.05,
     "attack.batch_norm": "running",
     "defense.ramp_pairing": 2.0,
@@ -18,9 +19,9 @@ FINE_TUNING: Mapping[str, Any] = {
 }
 """The published settings, by field.
 
-Three epochs with a peak rate of 0.05, and BatchNorm in evaluation mode during the attacks, are what
-E-AT has for linf-robust models on CIFAR-10; the pairing of 2 without gradient projection is that of
-RAMP.
+Three epochs with rates of 0.05, 0.005 and 0.0005 (drops after each third, `training.drops`), and
+BatchNorm in evaluation mode during the attacks, are what E-AT has for linf-robust models on
+CIFAR-10; the pairing of 2 without gradient projection is that of RAMP.
 
 References: Croce and Hein, Adversarial robustness against multiple and single lp-threat models via
 quick fine-tuning of robust classifiers, ICML 2022. Jiang and Singh, RAMP: Boosting adversarial

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from multirobust.config.section import Count, NonNegative, Positive, Section, Share
 
 __all__ = ["TrainingConfig"]
+
+
+_Drop = Annotated[float, Field(gt=0, lt=1, strict=True)]
 
 
 class TrainingConfig(Section):
@@ -21,10 +24,12 @@ class TrainingConfig(Section):
             the step that reaches it, and the learning-rate schedule runs over it, in place of
             `epochs`; None trains `epochs`.
         batch_size: Images a step, on all devices together; at least 2.
-        schedule: Of the learning rate: "triangular", up to the peak and down to zero, or "cosine",
-            from the peak down to zero.
+        schedule: Of the learning rate: "triangular", up to the peak and down to zero; "cosine", from
+            the peak down to zero; or "piecewise", the peak, and a tenth after each of `drops`.
         peak_lr: Its greatest rate.
         peak_at: Where the top of the triangle lies, as a share of all steps, or of the passes.
+        drops: Shares of all steps, or of the passes, after which the piecewise rate falls to a
+            tenth; a third each is published for fine-tuning.
         momentum: Of SGD.
         nesterov: Whether that is Nesterov's.
         weight_decay: Of SGD, on every parameter.
@@ -63,9 +68,10 @@ class TrainingConfig(Section):
     epochs: Count = 30
     passes: Positive | None = None
     batch_size: Annotated[int, Field(ge=2, strict=True)] = 128
-    schedule: Literal["triangular", "cosine"] = "triangular"
+    schedule: Literal["triangular", "cosine", "piecewise"] = "triangular"
     peak_lr: Positive = 0.21
     peak_at: Annotated[float, Field(gt=0, lt=1, strict=True)] = 0.4
+    drops: Annotated[tuple[_Drop, ...], Field(min_length=1)] = (1 / 3, 2 / 3)
     momentum: Annotated[float, Field(ge=0, lt=1, strict=True)] = 0.9
     nesterov: Annotated[bool, Field(strict=True)] = False
     weight_decay: NonNegative = 5e-4
@@ -86,6 +92,13 @@ class TrainingConfig(Section):
     replay: Annotated[bool, Field(strict=True)] = True
     checkpoint_seconds: NonNegative = 300.0
     log_steps: Count = 50
+
+    @field_validator("drops")
+    @classmethod
+    def _drops_rise(cls, drops: tuple[float, ...]) -> tuple[float, ...]:
+        if list(drops) != sorted(set(drops)):
+            raise ValueError(f"drops: each must be above the one before it, got {drops}")
+        return drops
 
     @model_validator(mode="after")
     def _nesterov_has_momentum(self) -> TrainingConfig:

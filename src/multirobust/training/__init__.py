@@ -11,7 +11,13 @@ from multirobust.training.progress import (
     display_for,
 )
 from multirobust.training.runtime import Runtime, choose_device
-from multirobust.training.schedule import Cosine, Schedule, Triangular, schedule_of
+from multirobust.training.schedule import (
+    Cosine,
+    Piecewise,
+    Schedule,
+    Triangular,
+    schedule_of,
+)
 from multirobust.training.selection import Selected
 from multirobust.training.starting import Start, read_start
 from multirobust.training.team import together
@@ -22,6 +28,7 @@ __all__ = [
     "Cosine",
     "Fit",
     "LiveDisplay",
+    "Piecewise",
     "PlainDisplay",
     "ProgressDisplay",
     "Runtime",

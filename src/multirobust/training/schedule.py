@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from multirobust.config import TrainingConfig
 
-__all__ = ["Cosine", "Schedule", "Triangular", "schedule_of"]
+__all__ = ["Cosine", "Piecewise", "Schedule", "Triangular", "schedule_of"]
 
 
 class Schedule(ABC):
@@ -22,7 +22,7 @@ class Schedule(ABC):
         """Return the learning rate of the step after which this share of the training is done.
 
         Args:
-            share: In [0, 1]; step n of N, counted from 0, has (n + 1) / N, and the last has rate 0.
+            share: In [0, 1]; step n of N, counted from 0, has (n + 1) / N.
         """
 
     def apply(self, optimizer: Optimizer, share: float) -> float:
@@ -74,8 +74,30 @@ class Cosine(Schedule):
         return self.peak * (1 + math.cos(math.pi * share)) / 2
 
 
+@final
+@dataclass(frozen=True)
+class Piecewise(Schedule):
+    """Constant, and a tenth of it after each drop.
+
+    Args:
+        peak: The learning rate at the beginning.
+        drops: Shares of the training in (0, 1); the step that reaches one has the lower rate.
+
+    References: The published code of Croce and Hein, ICML 2022: "piecewise-ft", for fine-tuning.
+    """
+
+    peak: float
+    drops: tuple[float, ...] = (1 / 3, 2 / 3)
+
+    def at(self, share: float) -> float:
+        """See `Schedule.at`; here the last step has the lowest rate, which is not zero."""
+        return self.peak / 10.0 ** sum(share >= drop for drop in self.drops)
+
+
 def schedule_of(config: TrainingConfig) -> Schedule:
     """Return the schedule of a training."""
     if config.schedule == "cosine":
         return Cosine(config.peak_lr)
+    if config.schedule == "piecewise":
+        return Piecewise(config.peak_lr, config.drops)
     return Triangular(config.peak_lr, config.peak_at)
