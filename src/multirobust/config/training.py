@@ -24,8 +24,8 @@ class TrainingConfig(Section):
             the step that reaches it, and the learning-rate schedule runs over it, in place of
             `epochs`; None trains `epochs`.
         batch_size: Images a step, on all devices together; at least 2.
-        schedule: Of the learning rate: "triangular", up to the peak and down to zero; "cosine", from
-            the peak down to zero; or "piecewise", the peak, and a tenth after each of `drops`.
+        schedule: Of the learning rate: "triangular", up to the peak, down to zero; "cosine", from
+            the peak down to zero; "piecewise", the peak, and a tenth of it after each of `drops`.
         peak_lr: Its greatest rate.
         peak_at: Where the top of the triangle lies, as a share of all steps, or of the passes.
         drops: Shares of all steps, or of the passes, after which the piecewise rate falls to a
