@@ -64,10 +64,15 @@ def _sat_ac(parts: Ingredients) -> Defense:
 
 
 def _mng_ac(parts: Ingredients, *, mixed: bool = False) -> Defense:
-    """MNG-AC; with pseudo-labeled data Table 2.
+    """MNG-AC; with pseudo-labeled data `mng_ac_rst`, Table 2.
 
     The labeled and the unlabeled images of a batch come mixed from the loader; the pseudo-labels
-    are labels like others.
+    are labels like others. Published: all images shuffled together (`data.unlabeled_share` =
+    "pooled"), an epoch of all of them (`data.epoch` = "all"), 2,048 a batch. The default is that of
+    Carmon et al., see `rst_linf`, so that the two rows differ in the defense alone.
+
+    References: Madaan, Shin and Hwang, Learning to generate noise for multi-attack robustness, ICML
+    2021.
     """
     parts = parts.with_equal_passes()
     return _meta_noise(parts, parts.mixed_sampler() if mixed else parts.sampler())
