@@ -242,12 +242,14 @@ def test_a_label_that_leaves_classes_without_images_takes_no_memory(file, wrong,
     labels = LABELS[:20].copy()
     labels[7] = wrong
     np.savez(file, **dict(np.load(file)) | {"y_train": labels})
-    tracemalloc.start()
     rule = rf"pets\.npz: y_train and y_test .* {wrong}, .*none of class {missing}\. .*class_names"
-    with pytest.raises(DataError, match=rule):
-        own(file)
-    assert tracemalloc.get_traced_memory()[1] < 1 << 20
-    tracemalloc.stop()
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError, match=rule):
+            own(file)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
     with pytest.raises(DataError, match=rf"in 0\.\.1, got values .*{wrong}"):
         own(file, class_names=["cat", "dog"])
 
