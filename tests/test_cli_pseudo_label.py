@@ -12,6 +12,7 @@ from multirobust.data import digits
 from multirobust.data.pseudo_labels import pseudo_labeled, read_provenance
 from multirobust.experiment import find_runs, load_data, load_model
 from multirobust.experiment.building import weights_digest
+from multirobust.models.weights import state_digest
 from tiny_runs import SETTINGS
 
 
@@ -185,3 +186,94 @@ def test_what_was_labeled_is_trained_on(multirobust, trained, tmp_path):
     assert run.recipe.data.unlabeled == str(path)
     # 64 labeled images, 16 in each batch of 32.
     assert "4 steps" in answer.err
+
+
+NETS = """
+import torch
+from torch import nn
+
+def net(classes=10, final=False):
+    layers = [nn.Flatten(), nn.Linear(64, classes)]
+    return nn.Sequential(*layers, *([nn.Softmax(1)] if final else []))
+"""
+
+
+@pytest.fixture
+def nets(tmp_path, monkeypatch):
+    """A file of networks and weights for one, in the working folder; returns that network."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "nets.py").write_text(NETS)
+    with torch.random.fork_rng():
+        model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    with torch.no_grad():
+        grid = torch.arange(640).reshape(10, 64)
+        model[1].weight.copy_((grid * 7919 % 101) / 101)
+        model[1].bias.copy_(torch.arange(10) / 10)
+    torch.save(model.state_dict(), tmp_path / "net.pt")
+    return model
+
+
+def test_any_classifier_labels_all_images_of_a_data_set(multirobust, nets, tmp_path):
+    arguments = ("nets.py:net", "digits", "--weights", "net.pt", "--output", "made.npz")
+    answer = multirobust("pseudo-label", *arguments, "--model-arg", "classes=10")
+    assert answer.code == 0, answer.err
+    made, whole = pseudo_labeled(tmp_path / "made.npz"), digits().train
+    assert torch.equal(made.images, whole.images)
+    with torch.no_grad():
+        expected = nets(whole.floats()).argmax(1)
+    assert torch.equal(made.labels, expected)
+    assert len(expected.unique()) > 1
+    right = 100 * float((expected == whole.labels).double().mean())
+    assert "1,297 images of digits labeled by nets.py:net." in answer.out
+    assert f"For information: {right:.1f} %" in answer.out
+    facts = read_provenance(tmp_path / "made.npz")
+    assert facts is not None
+    assert facts["model"] == {
+        "model": "nets.py:net",
+        "weights_file": "net.pt",
+        "options": {"classes": 10},
+        "weights": state_digest(nets.state_dict()),
+    }
+
+
+def test_an_export_and_plain_weights_label_as_the_run_that_they_are_of(
+    multirobust, trained, images, tmp_path
+):
+    export = tmp_path / "export"
+    assert multirobust("export", trained, "--output", export).code == 0
+    weights = ("--weights", trained / "model.safetensors", "--model-arg", "widths=[4, 8]")
+    labels = []
+    for i, words in enumerate([(trained,), (export,), ("small_cnn", *weights)]):
+        model, *options = words
+        output = tmp_path / f"{i}.npz"
+        answer = multirobust("pseudo-label", model, images, *options, "--output", output)
+        assert answer.code == 0, answer.err
+        labels.append(pseudo_labeled(output).labels)
+    assert torch.equal(labels[0], labels[1])
+    assert torch.equal(labels[0], labels[2])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (("nets.py:net", "digits", "--model-arg", "classes=9"), "got 9 logits where the labels"),
+        (
+            ("nets.py:net", "digits", "--model-arg", "classes=12"),
+            "digits has 10 classes, the model",
+        ),
+        (("nets.py:net", "digits", "--model-arg", "final=true"), "must return logits"),
+        (("nets.py:net", "colors.npz"), "model cannot take images of shape (3, 8, 8)"),
+        (("small_cnn", "digits"), "knows nothing without weights"),
+        (("small_cn", "digits"), "Did you mean 'small_cnn'?"),
+        (("TRAINED", "digits", "--weights", "net.pt"), "bring their own weights"),
+    ],
+)
+def test_a_classifier_that_does_not_fit_is_one_message(
+    arguments, problem, multirobust, trained, nets, tmp_path
+):
+    colors(tmp_path / "colors.npz")
+    arguments = [trained if word == "TRAINED" else word for word in arguments]
+    answer = multirobust("pseudo-label", *arguments, "--output", "made.npz")
+    assert answer.code == 2
+    assert problem in answer.err
+    assert not (tmp_path / "made.npz").exists()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import struct
 import sys
+import zipfile
 from collections import Counter
 from pathlib import Path
 
@@ -12,7 +14,15 @@ import torch
 from PIL import Image
 from torch.nn.functional import interpolate
 
-from multirobust.data import build, class_names, image_folder, list_images, load_split, npz
+from multirobust.data import (
+    build,
+    class_names,
+    image_folder,
+    list_images,
+    load_split,
+    npz,
+    untrusted,
+)
 from multirobust.errors import DataError, InputError
 
 
@@ -268,6 +278,53 @@ def test_a_file_that_is_missing_damaged_or_of_another_kind_is_one_error(tmp_path
         np.save(stream, IMAGES)
     with pytest.raises(DataError, match=r"is no \.npz file, or damaged"):
         npz(path)
+
+
+def write_archive(path: Path, shape: str, content: bytes) -> None:
+    """Write images whose header says this shape, of uint8, and a label."""
+    text = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}".encode()
+    text += b" " * (-(len(text) + 11) % 64) + b"\n"
+    head = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x.npy", head + content)
+        with archive.open("y.npy", "w") as stream:
+            np.save(stream, np.array([0]))
+
+
+def test_a_header_that_claims_more_bytes_than_there_are_takes_no_memory(tmp_path):
+    write_archive(tmp_path / "a.npz", "(1000000000, 8, 8, 3)", bytes(100))
+    with pytest.raises(DataError, match=r"a\.npz is no .*192,000,000,000 bytes, 100 are there"):
+        npz(tmp_path / "a.npz")
+
+
+def test_arrays_that_unpack_to_more_than_the_memory_are_refused_unread(tmp_path, monkeypatch):
+    path = tmp_path / "a.npz"
+    np.savez_compressed(path, x=np.zeros((100, 32, 32, 3), np.uint8), y=np.zeros(100, int))
+    assert path.stat().st_size < 2000
+    assert len(npz(path)) == 100
+    monkeypatch.setattr(untrusted, "_exactly", None)  # nothing is unpacked
+    for most in (1 << 18, 100 * 32 * 32 * 3):  # the images alone do not fit; with the labels
+        monkeypatch.setattr(untrusted, "memory_limit", lambda most=most: most)
+        with pytest.raises(DataError, match=r"a\.npz needs .* GiB of memory, at most .*fewer"):
+            npz(path)
+
+
+def test_images_stored_by_columns_or_in_another_byte_order_are_taken(tmp_path):
+    labels = LABELS.astype(LABELS.dtype.newbyteorder())
+    np.savez(tmp_path / "a.npz", x=np.asfortranarray(IMAGES), y=labels)
+    split = npz(tmp_path / "a.npz")
+    assert torch.equal(split.images, torch.from_numpy(IMAGES.transpose(0, 3, 1, 2).copy()))
+    assert split.labels.tolist() == LABELS.tolist()
+
+
+@pytest.mark.parametrize("kind", ["U3", "datetime64[s]", [("a", "u1")], "complex64", "V2", "bool"])
+def test_values_that_are_no_numbers_of_ours_are_one_error(tmp_path, kind):
+    for name in ("x", "y"):
+        arrays = {"x": IMAGES, "y": LABELS}
+        arrays[name] = np.zeros(arrays[name].shape, kind)
+        np.savez(tmp_path / "a.npz", **arrays)
+        with pytest.raises(DataError, match=r"a\.npz: (images|labels) must be"):
+            npz(tmp_path / "a.npz")
 
 
 # Any of them

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -234,6 +235,44 @@ def test_arrays_of_another_form_are_one_clear_error(file, changes, words):
     with pytest.raises(DataError, match=words) as caught:
         own(file)
     assert str(file) in str(caught.value)
+
+
+@pytest.mark.parametrize(("wrong", "missing"), [(10**12, 2), (10**6, 2), (3, 2), (2**63 - 1, 2)])
+def test_a_label_that_leaves_classes_without_images_takes_no_memory(file, wrong, missing):
+    labels = LABELS[:20].copy()
+    labels[7] = wrong
+    np.savez(file, **dict(np.load(file)) | {"y_train": labels})
+    rule = rf"pets\.npz: y_train and y_test .* {wrong}, .*none of class {missing}\. .*class_names"
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError, match=rule):
+            own(file)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+    with pytest.raises(DataError, match=rf"in 0\.\.1, got values .*{wrong}"):
+        own(file, class_names=["cat", "dog"])
+
+
+def test_a_negative_label_and_labels_that_start_at_one_are_one_clear_error(file):
+    arrays = dict(np.load(file))
+    np.savez(file, **arrays | {"y_train": -LABELS[:20]})
+    with pytest.raises(DataError, match=r"x_train, y_train: labels .* got values from -1"):
+        own(file)
+    np.savez(file, **arrays | {"y_train": 1 + LABELS[:20], "y_test": 1 + LABELS[20:]})
+    with pytest.raises(DataError, match=r"label, 2, .*none of class 0\. Number the labels from 0"):
+        own(file)
+
+
+def test_a_class_may_be_missing_in_one_part_or_named_without_any_image(file):
+    arrays = dict(np.load(file))
+    np.savez(file, **arrays | {"y_train": np.arange(20) % 3, "y_test": np.full(10, 3)})
+    assert own(file).class_names == ("0", "1", "2", "3")
+    assert own(file, train_limit=2, test_limit=1).class_names == ("0", "1", "2", "3")
+    np.savez(file, **arrays | {"y_train": np.arange(20) % 2 * 2})
+    assert own(file, class_names=["cat", "dog", "bird"]).classes == 3
+    np.savez(file, **arrays | {"y_train": np.arange(20) % 2 * 3, "class_names": [*"abcd"]})
+    assert own(file).classes == 4
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 and no more", b"text"])

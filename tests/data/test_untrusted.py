@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import zipfile
 
 import numpy as np
@@ -75,6 +76,41 @@ def test_an_array_of_another_kind_or_name_is_one_error(path):
         untrusted.read_array(path, "nothing")
     with pytest.raises(DataError, match=r"other\.npz is missing"):
         untrusted.read_array(path.with_name("other.npz"), "values")
+
+
+def stored(path, text: str, content: bytes = b""):
+    """Write a file whose one array has this header, whatever it says."""
+    line = text.encode() + b" " * (-(len(text) + 11) % 64) + b"\n"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        head = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(line)) + line
+        archive.writestr("values.npy", head + content)
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "rule"),
+    [
+        ("|u1", f"({2**70}, 0)", "a shape that no array has"),
+        ("|u1", f"(0, {2**40}, {2**40})", "a shape that no array has"),
+        ("|u1", f"({'1, ' * 40})", "a shape that no array has"),
+        ("|S0", "(1000000000000,)", "values of no bytes"),
+        ("|u1", "-" * 9000 + "1", "a header that is none"),
+        ("|u1", "(1000000000, 8, 8, 3)", "should have 192,000,000,000 bytes, 0 are there"),
+    ],
+)
+def test_a_header_that_no_array_has_is_one_error(tmp_path, kind, shape, rule):
+    path = tmp_path / "odd.npz"
+    stored(path, f"{{'descr': '{kind}', 'fortran_order': False, 'shape': {shape}, }}")
+    for read in (untrusted.read_array, untrusted.array_shape, untrusted.array_bytes):
+        with pytest.raises(DataError, match=rf"odd\.npz is no .*values (has|holds)?.*{rule}"):
+            read(path, "values")
+
+
+def test_an_array_that_is_stored_by_columns_is_the_same_array(tmp_path):
+    np.savez(tmp_path / "turned.npz", values=np.asfortranarray(VALUES))
+    for rows in (None, 7):
+        read = untrusted.read_array(tmp_path / "turned.npz", "values", rows=rows)
+        assert np.array_equal(read, VALUES[:rows])
+    assert untrusted.array_bytes(tmp_path / "turned.npz", "values") == VALUES.nbytes
 
 
 def test_whole_files_give_their_arrays(path):

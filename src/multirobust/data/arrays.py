@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multirobust.data.datasets import Layout, Split
+from multirobust.data.untrusted import array_bytes, array_names, check_memory, read_array
 from multirobust.errors import DataError, InputError
 
 __all__ = ["npz", "read_arrays", "split_of"]
@@ -27,9 +26,6 @@ PAIRS = (
 
 GRID_TOLERANCE = 1e-6
 CHUNK = 1024
-
-DAMAGE = (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
-"""What NumPy raises for a file that is none, or damaged."""
 
 
 def npz(path: str | Path, *, layout: Layout | None = None) -> Split:
@@ -73,28 +69,20 @@ def read_arrays(
 ) -> list[NDArray[Any]]:
     """Return arrays of a file as they are stored, and read no others.
 
+    What their headers say is compared with the bytes that are there before memory is taken.
+
     Args:
         path: The file; Python objects in it are refused, not loaded.
         choose: Is given the names of all arrays, and returns those to read.
-        example: Arguments of numpy.savez_compressed that would make a right file.
+        example: Arguments of numpy.savez that would make a right file.
 
     Raises:
-        DataError: If the file is missing or damaged, or holds Python objects.
+        DataError: If the file is missing or damaged, holds Python objects, or would take more
+            memory than images may; see `untrusted.memory_limit`.
     """
-    try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as content:
-            return [content[name] for name in choose(content.files)]
-    except FileNotFoundError:
-        raise DataError(f"{path} is missing; give the path of an .npz file.") from None
-    except DAMAGE as error:
-        # NumPy's own words advise to load what may hold code: they are not passed on.
-        problem = "holds Python objects, which need code to be run; save arrays of numbers"
-        if "Object arrays" not in str(error):
-            why = f" ({error})" if "pickle" not in str(error) else ""
-            problem = f"is no .npz file, or damaged{why}; make it anew"
-        raise DataError(
-            f"{path} {problem} with numpy.savez_compressed(path, {example})."
-        ) from error
+    names = choose(array_names(path, example=example))
+    check_memory(path, sum(array_bytes(path, name, example=example) for name in names))
+    return [read_array(path, name, example=example) for name in names]
 
 
 def split_of(

@@ -83,7 +83,7 @@ class Split:
             InputError: If the layout is ambiguous, floats are given without quantize=True, or the
                 result is not a valid split.
         """
-        pixels = _tensor(images)
+        pixels = _tensor(images, "images")
         if pixels.is_floating_point():
             if not quantize:
                 raise InputError(
@@ -96,7 +96,7 @@ class Split:
         _check_stored(pixels, shape="(n, c, h, w) or (n, h, w, c)")
         if (layout or _infer_layout(tuple(pixels.shape))) == "nhwc":
             pixels = pixels.permute(0, 3, 1, 2)
-        indices = _tensor(labels)
+        indices = _tensor(labels, "labels")
         whole = (
             not (indices.is_floating_point() or indices.is_complex())
             and indices.dtype != torch.bool
@@ -237,9 +237,17 @@ class Data:
         return height, width
 
 
-def _tensor(values: object) -> Tensor:
+def _tensor(values: object, name: str) -> Tensor:
+    if isinstance(values, Tensor):
+        return values
     # A copy of an array: the split owns its memory, and a read-only array makes torch warn.
-    return values if isinstance(values, Tensor) else torch.from_numpy(np.array(values))
+    array = np.array(values)
+    try:
+        return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
+    except TypeError:
+        raise InputError(
+            f"{name} must be numbers of a kind that torch has, got {array.dtype}; convert them."
+        ) from None
 
 
 def _check_stored(images: object, *, shape: str = "(n, c, h, w)") -> None:

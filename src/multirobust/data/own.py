@@ -180,9 +180,9 @@ def _from_arrays(
         return (*ARRAYS, *({NAMES} & set(there)))
 
     arrays = read_arrays(path, choose, example="x_train=..., y_train=..., x_test=..., y_test=...")
-    train, test = (
+    train, test = whole = [
         split_of(arrays[i], arrays[i + 1], f"{path}: {ARRAYS[i]}, {ARRAYS[i + 1]}") for i in (0, 2)
-    )
+    ]
     train = train.first(limit("train_limit", train_limit, len(train)))
     test = test.first(limit("test_limit", test_limit, len(test)))
     if names is None and len(arrays) > len(ARRAYS):
@@ -194,7 +194,24 @@ def _from_arrays(
             )
         names = tuple(map(str, stored))
     if names is None:
+        _check_every_class(torch.cat([split.labels for split in whole]), path)
         classes = int(max(train.labels.max(), test.labels.max())) + 1
         names = tuple(map(str, range(classes)))
     names = tuple(names)
     return train, test, names, content_digest(train, len(names))
+
+
+def _check_every_class(labels: Tensor, path: Path) -> None:
+    """Raise a DataError if a label up to the greatest is that of no image.
+
+    A single wrong label would otherwise be believed, and stand for as many classes.
+    """
+    there = labels.unique()
+    gaps = (there != torch.arange(len(there))).nonzero().flatten()
+    if len(gaps):
+        raise DataError(
+            f"{path}: {ARRAYS[1]} and {ARRAYS[3]} must hold an image of every class from 0 to the "
+            f"greatest label, {int(there[-1])}, where no {NAMES} are given; there is none of class "
+            f"{int(gaps[0])}. Number the labels from 0 without gaps, or save {NAMES} in the file, "
+            "a text for each class."
+        )

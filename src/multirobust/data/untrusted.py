@@ -14,7 +14,7 @@ import pickletools
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,8 @@ from multirobust.data.pickles import ArraysOnly
 from multirobust.errors import DataError, MultirobustError
 
 __all__ = [
+    "EXAMPLE",
+    "array_bytes",
     "array_names",
     "array_shape",
     "check_memory",
@@ -32,9 +34,16 @@ __all__ = [
     "read_text",
 ]
 
+Header: TypeAlias = tuple[tuple[int, ...], np.dtype[Any], bool]
+"""Shape and kind of an array, and whether it is stored by columns."""
+
 CHUNK = 1 << 24
 LONGEST_TEXT = 1 << 20
 FALLBACK_MEMORY = 16 << 30
+EXAMPLE = "image=..., label=..."
+"""Arguments of numpy.savez that make a file of pseudo-labels, for messages."""
+MOST_AXES = 32
+LARGEST = np.iinfo(np.int64).max
 
 
 def memory_limit() -> int:
@@ -45,13 +54,17 @@ def memory_limit() -> int:
         return FALLBACK_MEMORY // 2
 
 
-def array_names(path: Path) -> tuple[str, ...]:
+def array_names(path: Path, *, example: str = EXAMPLE) -> tuple[str, ...]:
     """Return the names of the arrays of an `.npz` file.
+
+    Args:
+        path: The file.
+        example: Arguments of numpy.savez that would make a right file.
 
     Raises:
         DataError: If the file is missing or no `.npz` file.
     """
-    with _reading(path), zipfile.ZipFile(path) as archive:
+    with _reading(path, example), zipfile.ZipFile(path) as archive:
         names = (name for name in archive.namelist() if name.endswith(".npy"))
         return tuple(name.removesuffix(".npy") for name in names)
 
@@ -62,30 +75,46 @@ def array_shape(path: Path, name: str) -> tuple[int, ...]:
     Raises:
         DataError: If it is missing or damaged, or holds Python objects.
     """
-    with _opened(path, name) as (_, shape, _):
+    with _opened(path, name) as (_, shape, _, _):
         return shape
 
 
-def read_array(path: Path, name: str, *, rows: int | None = None) -> NDArray[Any]:
+def array_bytes(path: Path, name: str, *, example: str = EXAMPLE) -> int:
+    """Return how many bytes of memory an array of an `.npz` file takes, which are all there.
+
+    Raises:
+        DataError: If it is missing or damaged, or holds Python objects.
+    """
+    with _opened(path, name, example) as (_, shape, dtype, _):
+        return math.prod(shape) * dtype.itemsize
+
+
+def read_array(
+    path: Path, name: str, *, rows: int | None = None, example: str = EXAMPLE
+) -> NDArray[Any]:
     """Return one array of an `.npz` file, or its first rows, of which alone memory is taken.
+
+    Of an array that is stored by columns, first rows need memory for all of it.
 
     Args:
         path: The file.
         name: Of the array.
         rows: How many of them; None, or more than there are, means all.
+        example: Arguments of numpy.savez that would make a right file.
 
     Raises:
         DataError: If it is missing or damaged, holds Python objects, or does not fit into memory.
     """
-    with _opened(path, name) as (stream, shape, dtype):
+    with _opened(path, name, example) as (stream, shape, dtype, by_columns):
         if not shape:
-            raise _damaged(path, f"{name} is a single value")
-        shape = (min(shape[0], shape[0] if rows is None else rows), *shape[1:])
+            raise _damaged(path, f"{name} is a single value", example)
+        if not by_columns:
+            shape = (min(shape[0], shape[0] if rows is None else rows), *shape[1:])
         size = math.prod(shape) * dtype.itemsize
         check_memory(path, size)
-        with _reading(path):
+        with _reading(path, example):
             content = _exactly(stream, size)
-        return np.frombuffer(content, dtype).reshape(shape)
+        return np.frombuffer(content, dtype).reshape(shape, order="F" if by_columns else "C")[:rows]
 
 
 def read_text(path: Path, name: str) -> str:
@@ -94,7 +123,7 @@ def read_text(path: Path, name: str) -> str:
     Raises:
         DataError: If it is missing or damaged, no text, or longer than a text of ours can be.
     """
-    with _opened(path, name) as (stream, shape, dtype):
+    with _opened(path, name) as (stream, shape, dtype, _):
         if shape != () or dtype.kind != "U" or dtype.itemsize > LONGEST_TEXT:
             raise _damaged(path, f"{name} is no text, or too long")
         with _reading(path):
@@ -137,28 +166,28 @@ def check_memory(path: Path, size: int) -> None:
     if size > most:
         raise DataError(
             f"{path} needs {size / 2**30:,.1f} GiB of memory, at most {most / 2**30:,.1f} (half of "
-            "this machine's) are used; take fewer images, of an .npz file with "
+            "this machine's) are used; take fewer images, of a file of pseudo-labels with "
             "data.unlabeled_limit."
         )
 
 
 @contextlib.contextmanager
-def _opened(path: Path, name: str) -> Iterator[tuple[Any, tuple[int, ...], np.dtype[Any]]]:
-    """Give the stream of an array, behind its header, with its shape and its kind.
+def _opened(path: Path, name: str, example: str = EXAMPLE) -> Iterator[tuple[Any, *Header]]:
+    """Give the stream of an array, behind its header, and what that says.
 
     What is raised while the stream is used passes through: who reads from it does so in `_reading`.
     """
     with contextlib.ExitStack() as files:
-        with _reading(path):
+        with _reading(path, example):
             archive = files.enter_context(zipfile.ZipFile(path))
             member = archive.getinfo(f"{name}.npy")
             stream = files.enter_context(archive.open(member))
-            shape, dtype = _header(stream, path, name, member.file_size)
-        yield stream, shape, dtype
+            header = _header(stream, path, name, member.file_size)
+        yield stream, *header
 
 
 @contextlib.contextmanager
-def _reading(path: Path) -> Iterator[None]:
+def _reading(path: Path, example: str = EXAMPLE) -> Iterator[None]:
     """Turn what a foreign file does to its reader, which can be anything, into one DataError."""
     try:
         yield
@@ -167,27 +196,35 @@ def _reading(path: Path) -> Iterator[None]:
     except FileNotFoundError:
         raise _missing(path) from None
     except Exception as error:
-        raise _damaged(path, error) from error
+        raise _damaged(path, error, example) from error
 
 
-def _header(
-    stream: Any, path: Path, name: str, stored: int
-) -> tuple[tuple[int, ...], np.dtype[Any]]:
+def _header(stream: Any, path: Path, name: str, stored: int) -> Header:
     # Later versions differ in the length of the header only, which may then be of any size.
     version = np.lib.format.read_magic(stream)
     if version != (1, 0):
         raise ValueError(f"{name} is of version {version}, which no array of numbers needs")
-    shape, by_columns, dtype = np.lib.format.read_array_header_1_0(stream)
+    try:
+        shape, by_columns, dtype = np.lib.format.read_array_header_1_0(stream)
+    except MemoryError:  # of Python's parser, for a text that is nested too deeply
+        raise ValueError(f"{name} has a header that is none") from None
     if dtype.hasobject:
         raise DataError(
             f"{path}: {name} holds Python objects, which need code to be run; save numbers."
         )
-    if min(shape, default=0) < 0 or (by_columns and len(shape) > 1):
-        raise ValueError(f"{name} must be an array in C order, with numpy.ascontiguousarray")
+    axes = [axis or 1 for axis in shape]
+    if (
+        min(shape, default=0) < 0
+        or len(shape) > MOST_AXES
+        or not 0 < math.prod(axes) * max(dtype.itemsize, 1) <= LARGEST
+    ):
+        raise ValueError(f"{name} has a shape that no array has")
+    if dtype.itemsize == 0:
+        raise ValueError(f"{name} holds values of no bytes")
     there, told = stored - stream.tell(), math.prod(shape) * dtype.itemsize
     if there != told:
         raise ValueError(f"{name} should have {told:,} bytes, {there:,} are there")
-    return shape, dtype
+    return shape, dtype, by_columns and len(shape) > 1
 
 
 def _exactly(stream: Any, size: int) -> bytearray:
@@ -220,8 +257,8 @@ def _missing(path: Path) -> DataError:
     )
 
 
-def _damaged(path: Path, why: object) -> DataError:
+def _damaged(path: Path, why: object, example: str = EXAMPLE) -> DataError:
     return DataError(
         f"{path} is no .npz file, or damaged ({why}); get it again, or make it anew with "
-        "numpy.savez(path, image=..., label=...)."
+        f"numpy.savez(path, {example})."
     )

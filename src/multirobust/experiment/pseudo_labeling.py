@@ -11,9 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from multirobust import training
 from multirobust.config import DataConfig
-from multirobust.data import DATASETS, Data, Split
+from multirobust.data import DATASETS, Split
 from multirobust.data.content import content_digest
 from multirobust.data.folders import EXTENSIONS
 from multirobust.data.pictures import read_images
@@ -21,7 +20,8 @@ from multirobust.data.pseudo_labels import read_provenance, save_pseudo_labels
 from multirobust.data.svhn import svhn_extra
 from multirobust.data.untrusted import array_names, read_array
 from multirobust.errors import DataError, InputError, lookup_error
-from multirobust.experiment.building import load_data, load_model, weights_digest
+from multirobust.experiment.building import load_data
+from multirobust.experiment.labelers import ExternalModel, Labeler, labeler
 from multirobust.experiment.runs import Run
 from multirobust.experiment.unlabeled import rest_of
 from multirobust.provenance import provenance
@@ -29,6 +29,7 @@ from multirobust.provenance import provenance
 __all__ = ["PseudoLabels", "pseudo_label"]
 
 SVHN_EXTRA = "svhn_extra"
+SVHN_CLASSES = tuple("0123456789")
 IMAGES = ("image", "images", "x", "x_train", "train_images", "data")
 """Names of images in an `.npz` file whose labels, if it has any, are not read."""
 
@@ -55,7 +56,7 @@ class PseudoLabels:
 
 
 def pseudo_label(
-    run: Run,
+    model: Run | ExternalModel,
     source: str,
     output: Path,
     *,
@@ -64,15 +65,16 @@ def pseudo_label(
     data_folder: str | None = None,
     report: Callable[[str], None] = lambda line: None,
 ) -> PseudoLabels:
-    """Label images with the model of a run, and write both into a file to train on.
+    """Label images with a trained model, and write both into a file to train on.
 
     Args:
-        run: A run that has been trained.
+        model: A run that has been trained, or any other classifier.
         source: What to label:
 
             - the run's own data set, of which it takes the training images that the run was not
               trained on, those beyond `train_limit`;
-            - another data set of ours, of which it takes all training images; or "svhn_extra";
+            - another data set of ours, of which it takes all training images; or "svhn_extra". A
+              model that is no run must have one logit for each of its classes, in their order;
             - an `.npz` file with uint8 images, of which labels are not read;
             - a folder of images, at any depth, in the order of their paths.
         output: The `.npz` file; one of ours is replaced, any other left alone.
@@ -83,34 +85,26 @@ def pseudo_label(
 
     Raises:
         DataError: If images are missing or damaged.
-        InputError: If there are no images to label, or they do not fit the model.
+        InputError: If there are no images to label, they do not fit the model, or it cannot be
+            loaded.
         RunError: If the run has not ended, or the file cannot be written.
     """
     _check(source, output, limit, confidence)
-    config = run.recipe.data
-    if data_folder is not None:
-        config = config.model_copy(update={"folder": data_folder})
-    data = load_data(config)
-    images, truth = _images(source, config, data, limit)
-    shape = tuple(data.train.images.shape[1:])
-    if tuple(images.shape[1:]) != shape:
-        raise InputError(
-            f"DATA: {source} must have images of shape {shape}, as the model of {run.folder} "
-            f"takes, got {tuple(images.shape[1:])}; scale or convert them."
-        )
-    device = training.choose_device(run.recipe.training.device)
-    model, size = load_model(run, data).to(device), run.recipe.evaluation.batch_size
-    labels, certainty = _predicted(model, images, size, device, report)
+    by = labeler(model, data_folder)
+    images, truth, names = _images(source, by, data_folder, limit)
+    zeros = torch.zeros(len(images), dtype=torch.int64)
+    names = by.names(Split(images, zeros if truth is None else truth), names, source)
+    labels, certainty = _predicted(by.classifier, images, by.batch_size, by.device, report)
     kept = _certain(certainty, confidence)
-    facts = _provenance(run, source, images, len(kept), confidence, device)
+    facts = _provenance(by, source, images, len(kept), confidence)
     save_pseudo_labels(output, images[kept], labels[kept], facts)
-    counts = torch.bincount(labels[kept], minlength=data.classes).tolist()
+    counts = torch.bincount(labels[kept], minlength=len(names)).tolist()
     shares = [count / len(kept) for count in counts]
     return PseudoLabels(
         path=output,
         count=len(kept),
         offered=len(images),
-        shares=dict(zip(data.class_names, shares, strict=True)),
+        shares=dict(zip(names, shares, strict=True)),
         accuracy=None if truth is None else float((truth == labels)[kept].double().mean()),
     )
 
@@ -149,22 +143,28 @@ def _check(source: str, output: Path, limit: int | None, confidence: float | Non
 
 
 def _images(
-    source: str, config: DataConfig, data: Data, limit: int | None
-) -> tuple[Tensor, Tensor | None]:
-    """Return images to label, uint8 (n, c, h, w), and their true labels where they are known."""
-    path = Path(source).expanduser()
+    source: str, by: Labeler, data_folder: str | None, limit: int | None
+) -> tuple[Tensor, Tensor | None, tuple[str, ...] | None]:
+    """Return images to label, uint8 (n, c, h, w), and what is known of them.
+
+    That is their true labels, and the names of their classes.
+    """
+    path, config = Path(source).expanduser(), by.config
+    folder = data_folder if config is None else config.folder
     if source == SVHN_EXTRA:
-        return _of_split(svhn_extra(config.folder, limit), limit, known=config.name == "svhn")
-    if source == config.name:
-        return _of_split(rest_of(config), limit, known=True)
+        known = config is None or config.name == "svhn"
+        return *_of_split(svhn_extra(folder, limit), limit, known=known), SVHN_CLASSES
+    if config is not None and source == config.name:
+        return *_of_split(rest_of(config), limit, known=True), None
     if source in DATASETS:
-        folder = None if source == "digits" else config.folder
+        folder = None if source == "digits" else folder
         other = load_data(DataConfig(name=source, folder=folder, test_limit=1))
-        return _of_split(other.train, limit, known=other.class_names == data.class_names)
+        known = by.data is None or other.class_names == by.data.class_names
+        return *_of_split(other.train, limit, known=known), other.class_names
     if path.suffix == ".npz":
-        return _from_arrays(path, limit), None
+        return _from_arrays(path, limit), None, None
     if path.is_dir():
-        return _from_folder(path, limit), None
+        return _from_folder(path, limit), None, None
     known = lookup_error("data set", source, [*DATASETS, SVHN_EXTRA])
     raise InputError(f"{known} Or give the path of a folder of images, or of an .npz file.")
 
@@ -223,18 +223,13 @@ def _predicted(
 
 
 def _provenance(
-    run: Run,
-    source: str,
-    images: Tensor,
-    count: int,
-    confidence: float | None,
-    device: torch.device,
+    by: Labeler, source: str, images: Tensor, count: int, confidence: float | None
 ) -> dict[str, Any]:
     pixels = content_digest(Split(images, torch.zeros(len(images), dtype=torch.int64)))
     return {
-        "model": {"run": run.name, "recipe": run.recipe.name, "weights": weights_digest(run)},
+        "model": dict(by.facts),
         "data": {"source": source, "images": len(images), "pixels": pixels},
         "count": count,
         "confidence": confidence,
-        **provenance(device),
+        **provenance(by.device),
     }
