@@ -90,7 +90,6 @@ class Reproduction(Section):
         kind: What is made of the evaluated models.
         rows: The methods, in the paper's order.
         suite: The suite that they are attacked with; None attacks nothing.
-        limit: At the scale of the digits, use only the first test images.
         severities: At the scale of the digits, levels of attacks that no norm measures; None takes
             those of the suite.
         columns: Which columns the table shows, by key without its level; None shows all.
@@ -111,7 +110,6 @@ class Reproduction(Section):
     kind: Kind
     rows: Annotated[tuple[RowOf, ...], Field(min_length=1)]
     suite: str | None = "fast"
-    limit: Count | None = None
     severities: tuple[Count, ...] | None = None
     columns: tuple[str, ...] | None = None
     by: Literal["attack", "level"] = "attack"

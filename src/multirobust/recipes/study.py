@@ -233,8 +233,8 @@ class Study:
     def _evaluation(self) -> list[str]:
         suite = self.suite or self.reproduction.suite
         settings = [f"evaluation.suite={suite!r}"] if suite else []
-        if self.limit or (self._small and self.reproduction.limit):
-            settings.append(f"evaluation.limit={self.limit or self.reproduction.limit}")
+        if self.limit:
+            settings.append(f"evaluation.limit={self.limit}")
         if self._small and self.reproduction.severities and not self.suite:
             settings.append(f"evaluation.severities={list(self.reproduction.severities)!r}")
         return settings
