@@ -224,3 +224,59 @@ def test_each_attack_must_have_a_ball_where_balls_are_asked_for():
     assert MixedAPGD(attacks()).threats == BALLS
     with pytest.raises(InputError, match="exactly one ball"):
         _ = MixedAPGD((SpatialRandom(radius=30.0),)).threats
+
+
+MASKED_CASES = {
+    "one objective": attacks(6),
+    "two": (*attacks(6)[:2], LockstepAPGD(threat=BALLS[2], steps=6, objective=DLR())),
+}
+
+
+@pytest.mark.parametrize("mixed", MASKED_CASES.values(), ids=MASKED_CASES)
+@pytest.mark.parametrize("begin", [False, True], ids=["clean", "start"])
+def test_attacks_that_move_all_images_give_each_what_its_own_does_bit_for_bit(mixed, begin):
+    model, (x, y) = smooth_network(), batch(classes=4)
+    start = random_images(len(x), *SHAPE, seed=8) if begin else None
+    allotment = Allotment.of(GROUPS, 3)
+    grouped, masked = (MixedAPGD(mixed, masked=value) for value in (False, True))
+    with PassMeter(model) as theirs:
+        expected = grouped(model, x, y, allotment, start=start)
+    with PassMeter(model) as ours:
+        found = masked(model, x, y, allotment, start=start)
+    assert torch.equal(found, expected)
+    assert not torch.equal(found, x)
+    assert (ours.forwards, ours.backwards) == (theirs.forwards, theirs.backwards)
+    pairs = zip(
+        masked.search(model, x, y, allotment, start=start),
+        grouped.search(model, x, y, allotment, start=start),
+        strict=True,
+    )
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_attacks_that_move_all_images_are_one_piece_of_work_whoever_has_which():
+    model, (x, y) = network(2).to("meta"), batch(classes=4)
+    x, y, seen = x.to("meta"), y.to("meta"), set()
+
+    def run(key, work, tensors, generator=None):
+        seen.add((key, *(tensor.shape for tensor in tensors)))
+        return work(*tensors, generator=generator)
+
+    mixed = MixedAPGD(attacks(3), masked=True, run=run)
+    for groups in (GROUPS, [0] * len(x), [1, 2] * 5):
+        assert mixed(model, x, y, Allotment.of(groups, 3, "meta")).shape == x.shape
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize("other", [TargetedDLR(), None], ids=["targeted", "another kind"])
+def test_only_attacks_by_logits_and_labels_can_move_all_images(other):
+    rotation = SpatialRandom(radius=30.0, draws=2)
+    last = LockstepAPGD(threat=BALLS[2], steps=7, objective=other) if other else rotation
+    with pytest.raises(InputError, match="use masked=False"):
+        MixedAPGD((*attacks()[:2], last), masked=True)
+
+
+def test_an_allotment_of_other_images_is_refused_when_all_move():
+    model, (x, y) = network(2), batch(classes=4)
+    with pytest.raises(InputError, match="it must give 10 images to 3 attacks"):
+        MixedAPGD(attacks(), masked=True)(model, x, y, Allotment.of([0], 3))

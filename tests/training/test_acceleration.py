@@ -71,6 +71,16 @@ def test_all_attacks_of_a_defense_are_replayed_with_their_threats(name):
             assert replayed.threats == attack.threats
 
 
+@pytest.mark.parametrize("name", ["sat_mixed", "mng_ac_mixed"])
+def test_the_search_of_a_mixed_batch_is_replayed_as_a_whole(name):
+    defense = defenses.build(name, recipe(), channels=1)
+    replays = Replays(torch.device("cpu"), PassMeter(nn.Flatten()))
+    before = defense.sampler.engine
+    replay_attacks(defense, replays)
+    assert defense.sampler.engine == before
+    assert defense.sampler.engine.run is replays
+
+
 def test_only_a_sampler_that_learns_is_told_apart():
     sat, e_at = (defenses.build(name, recipe(), channels=1) for name in ("sat", "e_at"))
     for defense in (sat, e_at):

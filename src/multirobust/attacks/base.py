@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import abc
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
-from typing import Literal, final
+from typing import Any, Literal, final
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,15 @@ from multirobust.errors import InputError, lookup_error
 from multirobust.threats import Threat, Transformation
 from multirobust.types import Images, Labels
 
-__all__ = ["Attack", "Restarts", "WorstCase", "attacking", "check_batch", "input_gradient"]
+__all__ = [
+    "Attack",
+    "Restarts",
+    "WorstCase",
+    "attacking",
+    "check_batch",
+    "input_gradient",
+    "run_directly",
+]
 
 
 @dataclass(frozen=True)
@@ -261,3 +269,13 @@ def strongest(
 def _seeded(generator: torch.Generator | None, x: Images) -> torch.Generator:
     """The generator itself, or a fresh one with seed 0 that several draws can share."""
     return generator or torch.Generator(x.device).manual_seed(0)
+
+
+def run_directly(
+    key: Hashable,
+    work: Callable[..., Any],
+    tensors: tuple[Tensor, ...],
+    generator: torch.Generator | None = None,
+) -> Any:
+    """Return work(*tensors, generator=generator); the key, which names the work, is not used."""
+    return work(*tensors, generator=generator)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import final
+from dataclasses import dataclass, field
+from typing import Any, final
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from multirobust.attacks.base import Attack, attacking, check_batch
+from multirobust.attacks.base import Attack, attacking, check_batch, run_directly
 from multirobust.attacks.lockstep_apgd import LockstepAPGD
 from multirobust.attacks.lockstep_groups import Answer, Found, Group, alone, run
+from multirobust.attacks.lockstep_masked import run_masked
+from multirobust.attacks.objectives import LogitObjective
 from multirobust.errors import InputError
 from multirobust.threats import Allotment, Threat
 from multirobust.threats.projection import work_dtype
@@ -34,14 +36,23 @@ class MixedAPGD:
 
     An attack of another kind, such as a rotation, takes its images alone.
 
+    On a CUDA device, where launches count and not what they do, each attack moves all images and
+    each image keeps what its own does with it, so that the shapes are always the same and the
+    search can be recorded (`training.Replays`). That needs objectives of logits and labels alone,
+    and no attack of another kind.
+
     Args:
         attacks: What an image may be given. Those of `LockstepAPGD` have the same number of steps.
+        masked: Whether all attacks move all images; None: on a CUDA device, if it can be.
+        run: Runs a search, see `Defense.run`.
 
     Raises:
         InputError: If there is no attack, or their numbers of steps differ.
     """
 
     attacks: tuple[Attack, ...]
+    masked: bool | None = None
+    run: Callable[..., Any] = field(default=run_directly, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         steps = {attack.steps for attack in self.attacks if isinstance(attack, LockstepAPGD)}
@@ -51,6 +62,11 @@ class MixedAPGD:
             raise InputError(
                 "MixedAPGD: all attacks of LockstepAPGD must have the same number of steps, as "
                 f"they share the passes, got {', '.join(map(str, sorted(steps)))}."
+            )
+        if self.masked and not all(map(_has_masked_form, self.attacks)):
+            raise InputError(
+                "MixedAPGD: masked needs attacks of LockstepAPGD, with objectives of the logits "
+                f"and labels alone, got {self.attacks!r}; use masked=False."
             )
 
     @property
@@ -105,6 +121,8 @@ class MixedAPGD:
             images = attack(model, x, y, generator=generator).to(x.dtype)
             return Found(images, *x.new_full((2, len(x)), torch.nan))
 
+        if first is None and self._is_masked(x):
+            return self._all_on_all(model, x, y, allotment, start, scored=False).images
         begun = functools.partial(Group.at, scored=False)
         return self._found(begun, taken, model, x, y, allotment, start, first).images
 
@@ -126,7 +144,47 @@ class MixedAPGD:
         def taken(attack: Attack, x: Images, y: Labels) -> Found:
             return alone(attack, model, x, y, generator=generator)
 
+        if self._is_masked(x):
+            return self._all_on_all(model, x, y, allotment, start, scored=True)
         return self._found(Group.at, taken, model, x, y, allotment, start, None)
+
+    def _is_masked(self, x: Images) -> bool:
+        """Tell whether each attack is to move all images."""
+        if self.masked is not None:
+            return self.masked
+        return x.is_cuda and all(map(_has_masked_form, self.attacks))
+
+    def _all_on_all(
+        self,
+        model: nn.Module,
+        x: Images,
+        y: Labels,
+        allotment: Allotment,
+        start: Images | None,
+        *,
+        scored: bool,
+    ) -> Found:
+        """Return what `run_masked` finds."""
+        self._check(x, y, allotment)
+        starts = () if start is None else (start,)
+        attacks = [attack for attack in self.attacks if isinstance(attack, LockstepAPGD)]
+
+        def work(*tensors: Tensor, generator: torch.Generator | None) -> tuple[Tensor, ...]:
+            x, *rest = tensors
+            x = x.detach().to(work_dtype(x))
+            with attacking(model), torch.no_grad():
+                return tuple(run_masked(model, attacks, x, *rest, scored=scored))
+
+        key = ("mixed", self.attacks, scored, model.training, len(starts))
+        return Found(*self.run(key, work, (x, y, allotment.index, *starts)))
+
+    def _check(self, x: Images, y: Labels, allotment: Allotment) -> None:
+        check_batch(x, y)
+        if (len(allotment.groups), allotment.count) != (len(x), len(self.attacks)):
+            raise InputError(
+                f"allotment: it must give {len(x)} images to {len(self.attacks)} attacks, got one "
+                f"of {len(allotment.groups)} to {allotment.count}."
+            )
 
     def _found(
         self,
@@ -140,12 +198,7 @@ class MixedAPGD:
         first: Answer | None,
     ) -> Found:
         """Run those that share passes, begun by a function, and let another take the others."""
-        check_batch(x, y)
-        if (len(allotment.groups), allotment.count) != (len(x), len(self.attacks)):
-            raise InputError(
-                f"allotment: it must give {len(x)} images to {len(self.attacks)} attacks, got one "
-                f"of {len(allotment.groups)} to {allotment.count}."
-            )
+        self._check(x, y, allotment)
         x = x.detach().to(work_dtype(x))
         with attacking(model), torch.no_grad():
             together = self._groups(begun, model, x, y, allotment, start)
@@ -179,3 +232,11 @@ class MixedAPGD:
             for number, (attack, images, labels, begin) in enumerate(rows)
             if len(images) and isinstance(attack, LockstepAPGD)
         }
+
+
+def _has_masked_form(attack: Attack) -> bool:
+    """Tell whether an attack moves images by their logits and labels alone."""
+    if not isinstance(attack, LockstepAPGD):
+        return False
+    objective = attack.objective
+    return isinstance(objective, LogitObjective) and not objective.targeted

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from multirobust.attacks.base import run_directly
 from multirobust.attacks.objectives import at_least_float32
 from multirobust.data import Batch
 
-__all__ = ["Defense", "Loss", "cross_entropy", "run_directly", "smoothed_labels"]
+__all__ = ["Defense", "Loss", "cross_entropy", "smoothed_labels"]
 
 V = TypeVar("V")
 
@@ -66,16 +67,6 @@ def cross_entropy(logits: Tensor, y: Tensor, *, reduction: str = "mean") -> Tens
     """
     share = _SMOOTHING.get()
     return F.cross_entropy(at_least_float32(logits), y, reduction=reduction, label_smoothing=share)
-
-
-def run_directly(
-    key: Hashable,
-    work: Callable[..., Any],
-    tensors: tuple[Tensor, ...],
-    generator: torch.Generator | None = None,
-) -> Any:
-    """Return work(*tensors, generator=generator); the key, which names the work, is not used."""
-    return work(*tensors, generator=generator)
 
 
 class Defense(nn.Module, abc.ABC, Generic[V]):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, final
 
 import torch
 from torch import Tensor, nn
 
 from multirobust.attacks import Attack, PassMeter, Sampler
+from multirobust.attacks.choosing import MixedSampler
 from multirobust.config import TrainingConfig
 from multirobust.data import Batch
 from multirobust.defenses import Defense, Loss
@@ -104,7 +105,10 @@ class Replayed(Attack):
 
 
 def replay_attacks(defense: nn.Module, replays: Replays) -> None:
-    """Let the attacks of a defense be replayed, wherever the defenses of this package keep them."""
+    """Let the attacks of a defense be replayed, wherever the defenses of this package keep them.
+
+    A search in which each image has its own attack is replayed as a whole, see `MixedAPGD`.
+    """
 
     def wrapped(attack: Any) -> Any:
         return Replayed(attack, replays) if isinstance(attack, Attack) else attack
@@ -116,6 +120,8 @@ def replay_attacks(defense: nn.Module, replays: Replays) -> None:
                 setattr(owner, name, wrapped(held))
             elif isinstance(held, tuple):
                 setattr(owner, name, tuple(wrapped(attack) for attack in held))
+    if isinstance(sampler := getattr(defense, "sampler", None), MixedSampler):
+        sampler.engine = replace(sampler.engine, run=replays)
 
 
 @final
