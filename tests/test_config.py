@@ -93,7 +93,10 @@ def test_all_problems_are_told_at_once_each_with_path_rule_and_way_out(write):
 @pytest.mark.parametrize(
     ("text", "start"),
     [
-        ("preset = 'offical'", "preset: input should be 'paper' or 'official', got 'offical'"),
+        (
+            "preset = 'offical'",
+            "preset: input should be 'paper', 'official' or 'plus', got 'offical'",
+        ),
         ("defenses = []", "defenses: "),
         ("defenses = [1]", "defenses.0: input should be a valid string, got 1"),
         ("seeds = []", "seeds: "),

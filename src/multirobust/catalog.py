@@ -38,6 +38,7 @@ DEFENSES = {
     "ramp": "logit pairing of two norms, natural training mixed in (Jiang and Singh 2024)",
     "sat_mixed": "SAT with Auto-PGD whose attack is chosen for each image (defense.sampler)",
     "mng_ac_mixed": "mng_ac with Auto-PGD whose attack is chosen for each image (defense.sampler)",
+    "plus": "ours: sat_mixed with the sampler and steps that did best at equal passes",
 }
 
 ATTACKS = {
@@ -116,6 +117,7 @@ THREATS = {
 PRESETS = {
     "paper": "the equations of the paper (default)",
     "official": "the published code: a generator that sees noise only, moved by SGD with momentum",
+    "plus": "trains plus, where the recipe names no defenses",
 }
 
 REPRODUCTIONS = {

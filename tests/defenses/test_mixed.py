@@ -101,6 +101,29 @@ def batch(count=12) -> Batch:
     return Batch(random_images(count, 3, 6, 6), torch.arange(count) % 4, torch.arange(count))
 
 
+def plus(**settings):
+    return build("plus", Recipe(defense=DefenseConfig(**settings)), channels=3, seed=4)
+
+
+def test_plus_is_sat_mixed_with_choices_of_its_own():
+    chosen = DefenseConfig()
+    made = plus(sampler="router", apgd_steps=3, ucb_width=0.7)
+    assert isinstance(made, MixedTraining)
+    assert isinstance(made.sampler.shares, UCBShares)
+    assert made.sampler.shares.width == 0.7
+    assert {attack.steps for attack in made.sampler.engine.attacks} == {chosen.plus_steps}
+    made = plus(plus_sampler="race", plus_steps=3, plus_beta=2.0)
+    assert isinstance(made, ConsistencyTraining)
+    assert isinstance(made.sampler, Race)
+    assert (made.beta, made.noise) == (2.0, None)
+    assert {attack.steps for attack in made.sampler.engine.attacks} == {3}
+
+
+def test_the_preset_plus_trains_plus_where_nothing_is_named():
+    assert Recipe(preset="plus").defenses == ("plus",)
+    assert Recipe(preset="plus", defenses=("sat",)).defenses == ("sat",)
+
+
 def test_weights_give_each_attack_the_same_say_in_the_loss():
     """Sizes 2, 8 and 2 of 12 at p = (1/6, 2/3, 1/6): the weighted mean is that of three means."""
     made = sampler(sampler="ucb", sampler_importance=True, sampler_floor=0.5, apgd_steps=2)

@@ -105,6 +105,10 @@ class DefenseConfig(Section):
             "cascade" to count an image as broken.
         cascade_order: Of the attacks of an image in "cascade": "drawn" with the quotas, or
             "sorted", the greatest quota first.
+        plus_sampler: The `sampler` of `plus`; its settings are those above.
+        plus_steps: Steps of Auto-PGD in `plus`, in place of `apgd_steps`.
+        plus_beta: Weight of the consistency of clean and adversarial predictions in `plus`, in
+            place of `beta`; 0 leaves it out, and its pass over the clean images.
     """
 
     beta: NonNegative = 12.0
@@ -165,6 +169,9 @@ class DefenseConfig(Section):
     race_laps: Count = 1
     cascade_margin: NonNegative = 0.0
     cascade_order: Literal["drawn", "sorted"] = "drawn"
+    plus_sampler: _Sampler = "ucb"
+    plus_steps: Count = 5
+    plus_beta: NonNegative = 0.0
 
     @field_validator("e_at_norms", "ramp_norms", "sampler_norms")
     @classmethod

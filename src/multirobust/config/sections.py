@@ -131,7 +131,7 @@ class Recipe(Section):
 
     name: str = "custom"
     summary: str = ""
-    preset: Literal["paper", "official"] = "paper"
+    preset: Literal["paper", "official", "plus"] = "paper"
     defenses: Annotated[tuple[str, ...], Field(min_length=1)] = ("mng_ac",)
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
     data: DataConfig = DataConfig()
@@ -151,6 +151,7 @@ class Recipe(Section):
 _PRESET_FIELDS: dict[str, dict[str, Any]] = {
     "paper": {},
     "official": {"defense": {"conditioning": "noise", "generator_optimizer": "sgd"}},
+    "plus": {"defenses": ("plus",)},
 }
 
 

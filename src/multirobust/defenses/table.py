@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Literal
 
 from multirobust.attacks import (
@@ -170,6 +171,22 @@ def _ramp(parts: Ingredients) -> Defense:
     )
 
 
+def _plus(parts: Ingredients) -> Defense:
+    """What did best of all rows at equal passes (`reproduce choose-the-attack`), by `plus_*`.
+
+    It is `sat_mixed` with that sampler and so many steps; with `plus_beta` above 0, also the
+    consistency of `sat_ac` without a third view.
+    """
+    config = parts.config
+    chosen = {"sampler": config.plus_sampler, "apgd_steps": config.plus_steps}
+    sampler = replace(parts, config=config.model_copy(update=chosen)).mixed_sampler()
+    if not config.plus_beta:
+        return MixedTraining(sampler)
+    return ConsistencyTraining(
+        sampler, beta=config.plus_beta, forward=config.consistency_forward, noise=None
+    )
+
+
 DEFENSES: dict[str, Callable[[Ingredients], Defense]] = {
     "standard": lambda parts: Standard(),
     "adv_linf": lambda parts: AdversarialTraining(parts.attack("linf")),
@@ -190,6 +207,7 @@ DEFENSES: dict[str, Callable[[Ingredients], Defense]] = {
     "ramp": _ramp,
     "sat_mixed": lambda parts: MixedTraining(parts.mixed_sampler()),
     "mng_ac_mixed": lambda parts: _mng_ac(parts, mixed=True),
+    "plus": _plus,
 }
 
 
