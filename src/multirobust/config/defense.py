@@ -170,7 +170,7 @@ class DefenseConfig(Section):
     cascade_margin: NonNegative = 0.0
     cascade_order: Literal["drawn", "sorted"] = "drawn"
     plus_sampler: _Sampler = "ucb"
-    plus_steps: Count = 5
+    plus_steps: Count = 7
     plus_beta: NonNegative = 0.0
 
     @field_validator("e_at_norms", "ramp_norms", "sampler_norms")
