@@ -24,10 +24,10 @@ TOY = ["--models", "small_cnn", "--set", "model.widths=[4, 8]", "--size", "8", "
 TOY += ["--repeats", "1", "--passes", "1", "--device", "cpu"]
 
 # Forward and backward passes per image: S steps of PGD cost S of each.
-LINF, L2, L1, MSD, APGD = 10, 3, 5, 4, 6
+LINF, L2, L1, MSD, APGD, PLUS = 10, 3, 5, 4, 6, 3
 TOY += ["--set", f"attack.linf.steps={LINF}", "--set", f"attack.l2.steps={L2}"]
 TOY += ["--set", f"attack.l1.steps={L1}", "--set", f"defense.msd_steps={MSD}"]
-TOY += ["--set", f"defense.apgd_steps={APGD}"]
+TOY += ["--set", f"defense.apgd_steps={APGD}", "--set", f"defense.plus_steps={PLUS}"]
 ALL_STEPS = LINF + L2 + L1
 MEAN_STEPS = ALL_STEPS / 3
 COUNTS = {
@@ -51,7 +51,7 @@ COUNTS = {
     "ramp": (2 * (APGD + 1) + 3 + 1, 2 * APGD + 3 + 1),
     "sat_mixed": (APGD + 1 + 1, APGD + 1),
     "mng_ac_mixed": (APGD + 1 + 2 + 3, APGD + 3 + 3),
-    "plus": (5 + 1 + 1, 5 + 1),
+    "plus": (PLUS + 1 + 1, PLUS + 1),
 }
 
 SHORT = "{ steps = 2, step_size = 0.1 }"

@@ -240,7 +240,7 @@ PASSES = {  # forward and backward passes of one step, in images of the batch
     "ramp": (2 * (T + 1) + 3 + 1, 2 * T + 3 + 1),
     "sat_mixed": (T + 1 + 1, T + 1),
     "mng_ac_mixed": (T + 1 + 2 + 3, T + 3 + 3),
-    "plus": (5 + 1 + 1, 5 + 1),
+    "plus": (RECIPE.defense.plus_steps + 1 + 1, RECIPE.defense.plus_steps + 1),
 }
 
 
