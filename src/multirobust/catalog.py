@@ -38,7 +38,7 @@ DEFENSES = {
     "ramp": "logit pairing of two norms, natural training mixed in (Jiang and Singh 2024)",
     "sat_mixed": "SAT with Auto-PGD whose attack is chosen for each image (defense.sampler)",
     "mng_ac_mixed": "mng_ac with Auto-PGD whose attack is chosen for each image (defense.sampler)",
-    "plus": "ours: sat_mixed with the sampler and steps that did best at equal passes",
+    "plus": "ours: sampler, steps and consistency that did best at equal passes (defense.plus_*)",
 }
 
 ATTACKS = {

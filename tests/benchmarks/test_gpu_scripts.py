@@ -51,7 +51,7 @@ COUNTS = {
     "ramp": (2 * (APGD + 1) + 3 + 1, 2 * APGD + 3 + 1),
     "sat_mixed": (APGD + 1 + 1, APGD + 1),
     "mng_ac_mixed": (APGD + 1 + 2 + 3, APGD + 3 + 3),
-    "plus": (PLUS + 1 + 1, PLUS + 1),
+    "plus": (PLUS + 1 + 2, PLUS + 2),
 }
 
 SHORT = "{ steps = 2, step_size = 0.1 }"

@@ -190,7 +190,8 @@ def images_and_threats(name, defense, views):
     if name == "standard":
         return []
     if isinstance(views, ConsistencyViews):
-        return [(views.x_adv, (views.threat,)), (views.x_aug, (views.threat,))]
+        made = (views.x_adv, views.x_aug)
+        return [(images, (views.threat,)) for images in made if images is not None]
     if name == "adv_avg":
         return [(view, attack.threats) for view, attack in zip(views, defense.attacks, strict=True)]
     if isinstance(views, Chosen):
@@ -240,7 +241,7 @@ PASSES = {  # forward and backward passes of one step, in images of the batch
     "ramp": (2 * (T + 1) + 3 + 1, 2 * T + 3 + 1),
     "sat_mixed": (T + 1 + 1, T + 1),
     "mng_ac_mixed": (T + 1 + 2 + 3, T + 3 + 3),
-    "plus": (RECIPE.defense.plus_steps + 1 + 1, RECIPE.defense.plus_steps + 1),
+    "plus": (RECIPE.defense.plus_steps + 1 + 2, RECIPE.defense.plus_steps + 2),
 }
 
 

@@ -107,15 +107,15 @@ def plus(**settings):
 
 def test_plus_is_sat_mixed_with_choices_of_its_own():
     chosen = DefenseConfig()
-    made = plus(sampler="router", apgd_steps=3, ucb_width=0.7)
-    assert isinstance(made, MixedTraining)
+    made = plus(sampler="router", apgd_steps=3, beta=2.0, ucb_width=0.7)
+    assert isinstance(made, ConsistencyTraining)
+    assert (made.beta, made.noise) == (chosen.plus_beta, None)
     assert isinstance(made.sampler.shares, UCBShares)
     assert made.sampler.shares.width == 0.7
     assert {attack.steps for attack in made.sampler.engine.attacks} == {chosen.plus_steps}
-    made = plus(plus_sampler="race", plus_steps=3, plus_beta=2.0)
-    assert isinstance(made, ConsistencyTraining)
+    made = plus(plus_sampler="race", plus_steps=3, plus_beta=0.0)
+    assert isinstance(made, MixedTraining)
     assert isinstance(made.sampler, Race)
-    assert (made.beta, made.noise) == (2.0, None)
     assert {attack.steps for attack in made.sampler.engine.attacks} == {3}
 
 

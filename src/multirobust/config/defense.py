@@ -171,7 +171,7 @@ class DefenseConfig(Section):
     cascade_order: Literal["drawn", "sorted"] = "drawn"
     plus_sampler: _Sampler = "ucb"
     plus_steps: Count = 7
-    plus_beta: NonNegative = 0.0
+    plus_beta: NonNegative = 12.0
 
     @field_validator("e_at_norms", "ramp_norms", "sampler_norms")
     @classmethod

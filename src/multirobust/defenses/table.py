@@ -174,8 +174,8 @@ def _ramp(parts: Ingredients) -> Defense:
 def _plus(parts: Ingredients) -> Defense:
     """What did best of all rows at equal passes (`reproduce choose-the-attack`), by `plus_*`.
 
-    It is `sat_mixed` with that sampler and so many steps; with `plus_beta` above 0, also the
-    consistency of `sat_ac` without a third view.
+    It is `sat_mixed` with that sampler and so many steps, and the consistency of `sat_ac` without a
+    third view; with `plus_beta` 0 also without consistency.
     """
     config = parts.config
     chosen = {"sampler": config.plus_sampler, "apgd_steps": config.plus_steps}
