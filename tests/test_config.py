@@ -212,6 +212,16 @@ def test_the_preset_may_come_from_an_override(write):
     assert recipe.defense.conditioning == "noise"
 
 
+def test_a_preset_that_overrides_wins_over_the_file_and_loses_to_other_overrides(write):
+    path = write("defenses = ['sat', 'mng_ac']")
+    assert load_recipe(path, ["preset=plus"]).defenses == ("plus",)
+    for overrides in (["preset=plus", "defenses=['sat']"], ["defenses=['sat']", "preset=plus"]):
+        assert load_recipe(path, overrides).defenses == ("sat",)
+    assert load_recipe("digits", ["preset=plus"]).defenses == ("plus",)
+    with pytest.raises(ConfigError, match="preset: input should be"):
+        load_recipe(path, ["preset=best"])
+
+
 def test_a_recipe_made_in_python_has_the_preset_too():
     recipe = Recipe(preset="official")
     assert recipe.defense.conditioning == "noise"

@@ -117,7 +117,7 @@ THREATS = {
 PRESETS = {
     "paper": "the equations of the paper (default)",
     "official": "the published code: a generator that sees noise only, moved by SGD with momentum",
-    "plus": "trains plus, where the recipe names no defenses",
+    "plus": "ours: trains plus, with what did best at equal passes",
 }
 
 REPRODUCTIONS = {

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from multirobust import catalog
 from multirobust.config.data import is_path
-from multirobust.config.sections import Recipe, filled, merged
+from multirobust.config.sections import Recipe, filled, merged, preset_fields
 from multirobust.errors import ConfigError, InputError, lookup_error, suggestion
 
 __all__ = ["load_recipe", "shipped_recipes"]
@@ -41,6 +41,7 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     Args:
         source: Path of a TOML file, or a name of `multirobust list recipes`.
         overrides: "path.to.field=value" each, the value written as in TOML (bare words are text).
+            What a preset among them sets wins over the file, and other overrides over it.
 
     Returns:
         The recipe, every field filled.
@@ -50,9 +51,13 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         InputError: If the recipe cannot be found or is not TOML.
     """
     fields = _read(source)
-    problems: list[str] = []
+    chosen = [text for text in overrides if text.partition("=")[0].strip() == "preset"]
+    problems = [problem for text in chosen for problem in _apply(fields, text)]
+    if chosen:
+        fields = merged(fields, preset_fields(fields.get("preset")))
     for override in overrides:
-        problems += _apply(fields, override)
+        if override not in chosen:
+            problems += _apply(fields, override)
     fields.setdefault("name", Path(source).stem)
     problems += _name_problems(fields)
     try:

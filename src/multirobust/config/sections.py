@@ -28,6 +28,7 @@ __all__ = [
     "TrainingConfig",
     "filled",
     "merged",
+    "preset_fields",
 ]
 
 
@@ -157,8 +158,12 @@ _PRESET_FIELDS: dict[str, dict[str, Any]] = {
 
 def filled(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields with what their preset sets and they do not say."""
-    preset = fields.get("preset")
-    return merged(_PRESET_FIELDS.get(preset, {}) if isinstance(preset, str) else {}, fields)
+    return merged(preset_fields(fields.get("preset")), fields)
+
+
+def preset_fields(preset: Any) -> dict[str, Any]:
+    """Return the fields that a preset sets; none if there is no such preset."""
+    return _PRESET_FIELDS.get(preset, {}) if isinstance(preset, str) else {}
 
 
 def merged(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
