@@ -160,6 +160,8 @@ def _drawn(
             shares = [value / 100 for value in _unions(runs).values()]
             ends = seed_interval(shares, len(runs[0].outcomes))
             points.append(CostPoint(f"equal {row.length}", row.point, passes, *ends))
+    if len(points) < 2:
+        points = []  # a single point is no curve
     if not bars and not points:
         return None
     return gaps_and_costs(bars, points, reference=str(reproduction.reference))
