@@ -38,7 +38,8 @@ def test_there_are_products_and_each_is_of_a_known_table_or_figure():
 def test_a_stored_table_is_that_of_its_record(page):
     data = page.parent.name.partition("-")[0]
     reproduction = load_reproduction(target_of(page))
-    product = remade(reproduction, data, read_record(page.with_suffix(".json")))
+    split = "validation" if page.stem.endswith("-validation") else "test"
+    product = remade(reproduction, data, read_record(page.with_suffix(".json")), split=split)
     assert page.read_text("utf-8") == product.page(page.stem)
 
 

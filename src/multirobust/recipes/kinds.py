@@ -50,13 +50,16 @@ def reproduce(study: Study, progress: Progress | None = None) -> Product:
     return KINDS[study.reproduction.kind](study, progress or Progress())
 
 
-def remade(reproduction: Reproduction, data: str, results: Sequence[RunResult]) -> Product:
+def remade(
+    reproduction: Reproduction, data: str, results: Sequence[RunResult], *, split: str = "test"
+) -> Product:
     """Make a table or figure from results alone, such as those of its stored record.
 
     Args:
         reproduction: One whose models are attacked.
         data: The data set, by name: it decides which of the paper's numbers stand beside ours.
         results: In the order of the rows.
+        split: Which images were attacked, see `Study`.
 
     Raises:
         InputError: If it is made from the models themselves.
@@ -65,7 +68,11 @@ def remade(reproduction: Reproduction, data: str, results: Sequence[RunResult]) 
         raise InputError(
             f"{reproduction.name}: is made from models, not from results; use `reproduce`."
         )
-    return _FROM_RESULTS[reproduction.kind](reproduction, data, results)
+    product = _FROM_RESULTS[reproduction.kind](reproduction, data, results)
+    if split == "test":
+        return product
+    where = "The images are held-out training images: for choices, which are judged on test images."
+    return replace(product, sentences=(*product.sentences, where))
 
 
 def _from_results(study: Study, progress: Progress) -> Product:
@@ -91,11 +98,7 @@ def _at_equal_passes(study: Study, progress: Progress) -> Product:
     rows = planned(study)
     _evaluated(study, [rows[name] for name in asked(study)], progress)
     results = [result for row, runs in rows.values() for result in study.made(row, runs)]
-    product = remade(study.reproduction, study.scale.data, results)
-    if study.split == "test":
-        return product
-    where = "The images are held-out training images: for choices, which are judged on test images."
-    return replace(product, sentences=(*product.sentences, where))
+    return remade(study.reproduction, study.scale.data, results, split=study.split)
 
 
 def _evaluated(
