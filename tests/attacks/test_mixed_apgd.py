@@ -266,6 +266,13 @@ def test_attacks_that_move_all_images_are_one_piece_of_work_whoever_has_which():
     for groups in (GROUPS, [0] * len(x), [1, 2] * 5):
         assert mixed(model, x, y, Allotment.of(groups, 3, "meta")).shape == x.shape
     assert len(seen) == 1
+    for images in (
+        3,
+        5,
+    ):  # survivors of a cascade: a recording of each number would fill the memory
+        few = Allotment.of([0] * images, 3, "meta")
+        assert len(mixed.search(model, x[:images], y[:images], few).images) == images
+    assert len(seen) == 1
 
 
 @pytest.mark.parametrize("other", [TargetedDLR(), None], ids=["targeted", "another kind"])

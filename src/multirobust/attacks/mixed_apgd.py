@@ -43,8 +43,9 @@ class MixedAPGD:
 
     Args:
         attacks: What an image may be given. Those of `LockstepAPGD` have the same number of steps.
-        masked: Whether all attacks move all images; None: on a CUDA device, if it can be.
-        run: Runs a search, see `Defense.run`.
+        masked: Whether all attacks move all images; None: on a CUDA device, if it can be. Where the
+            first answer is given, they never do.
+        run: Runs a call where all attacks move all images, see `Defense.run`; `search` runs itself.
 
     Raises:
         InputError: If there is no attack, or their numbers of steps differ.
@@ -175,8 +176,10 @@ class MixedAPGD:
             with attacking(model), torch.no_grad():
                 return tuple(run_masked(model, attacks, x, *rest, scored=scored))
 
-        key = ("mixed", self.attacks, scored, model.training, len(starts))
-        return Found(*self.run(key, work, (x, y, allotment.index, *starts)))
+        # A scored search is a probe, or of survivors, whose number changes: not worth a recording.
+        run = run_directly if scored else self.run
+        key = ("mixed", self.attacks, model.training, len(starts))
+        return Found(*run(key, work, (x, y, allotment.index, *starts)))
 
     def _check(self, x: Images, y: Labels, allotment: Allotment) -> None:
         check_batch(x, y)
