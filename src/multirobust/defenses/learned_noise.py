@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from multirobust.attacks import Sampler, attacking
+from multirobust.attacks.base import run_directly
 from multirobust.attacks.choosing import MixedSampler
 from multirobust.config.defense import MetaMode
 from multirobust.data import Batch
-from multirobust.defenses.base import Defense, Loss, cross_entropy, run_directly
+from multirobust.defenses.base import Defense, Loss, cross_entropy
 from multirobust.defenses.consistency import (
     ConsistencyViews,
     Forward,
