@@ -92,6 +92,14 @@ def test_opening_twice_changes_nothing(tmp_path):
     assert {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()} == before
 
 
+def test_what_only_plus_reads_makes_no_other_run_another(tmp_path):
+    open_run(a_run(tmp_path / "sat"))
+    open_run(a_run(tmp_path / "sat", "defense.plus_beta=0.5"))
+    open_run(a_run(tmp_path / "plus", defense="plus"))
+    with pytest.raises(RunError, match=r"defense\.plus_beta 12\.0 there, 0\.5 here"):
+        open_run(a_run(tmp_path / "plus", "defense.plus_beta=0.5", defense="plus"))
+
+
 def test_a_folder_of_another_run_is_refused_with_the_difference(tmp_path):
     open_run(a_run(tmp_path))
     with pytest.raises(RunError, match=r"another run \(training\.epochs 1 there, 5 here\); choose"):

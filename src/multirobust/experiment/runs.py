@@ -53,6 +53,9 @@ NOT_IDENTITY = {
 not count; their digest is added by `start_of`.
 """
 
+_OF_PLUS = "defense.plus_"
+"""How the fields begin that only the defense `plus` reads."""
+
 PATIENCE = 10.0
 """Seconds to wait for another process that makes the same run at the same time."""
 
@@ -91,7 +94,8 @@ def plan(recipe: Recipe, output: Path) -> list[Run]:
 def open_run(run: Run) -> None:
     """Create the folder of a run, or make sure that it holds this run and no other.
 
-    Fields that a recipe did not have when the run was made count as having today's default.
+    Fields that a recipe did not have when the run was made count as having today's default; those
+    that only `plus` reads count for `plus` alone.
 
     Raises:
         InputError: If the weights to start from cannot be read; no folder is made.
@@ -122,7 +126,8 @@ def _is_new(folder: Path, recipe: bytes | None = None) -> bool:
 
 def _check_same(run: Run, ours: dict[str, Any]) -> None:
     there = _with_defaults(_identity_in(run.folder))
-    names = sorted(n for n in {*there, *ours} if there.get(n) != ours.get(n))
+    differ = sorted(n for n in {*there, *ours} if there.get(n) != ours.get(n))
+    names = [n for n in differ if not n.startswith(_OF_PLUS) or run.defense == "plus"]
     if names:
         facts = ", ".join(f"{n} {there.get(n)!r} there, {ours.get(n)!r} here" for n in names)
         raise RunError(f"{run.folder} holds another run ({facts}); choose another --output.")
