@@ -5,6 +5,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 READY := $(VENV)/.ready
+# Processes that test, of one thread each and up to 1.5 GB.
+JOBS ?= $(shell $(PYTHON) -c 'import os; print(min(8, os.cpu_count() or 1))')
 
 .PHONY: demo test slow soak check lint types floors docs bench clean
 
@@ -12,7 +14,7 @@ demo: $(INSTALLED)
 	$(BIN)/multirobust demo
 
 test: $(READY)
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal
 
 slow: $(READY)
 	$(BIN)/python -m pytest -q -m slow

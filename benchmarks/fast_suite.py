@@ -252,7 +252,8 @@ def measure(case: dict[str, Any], attacks: dict[str, Attack], batch: int) -> dic
         index = standing.nonzero().squeeze(1)
         started = time.perf_counter()
         with PassMeter(model) as meter:
-            x_adv = attack.run(model, x[index], y[index], batch_size=batch)
+            # the random search of an image is the same in both, as in `multirobust evaluate`
+            x_adv = attack.seeded(0).run(model, x[index], y[index], batch_size=batch)
         seconds = time.perf_counter() - started
         (threat,) = attack.threats
         distance = threat.distance(x_adv.double(), x[index].double())

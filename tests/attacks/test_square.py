@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from linear_oracles import HalfSpace, network, random_images, random_tensor
 from multirobust.attacks import PassMeter
 from multirobust.attacks.engine import State, run_rows
-from multirobust.attacks.square import _MOVES, Square, _signs, _Window
+from multirobust.attacks.square import _MOVES, Square, _Window
+from multirobust.attacks.streams import Stream
 from multirobust.errors import InputError
 from multirobust.threats import L1, L2, Linf, Threat
 
@@ -24,6 +25,10 @@ Y = torch.arange(6) % 4
 
 def seeded(seed: int = 3) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def stream(rows: int) -> Stream:
+    return Stream(torch.arange(rows), torch.zeros(rows, dtype=torch.int64))
 
 
 def begun(attack: Square, x: Tensor, y: Tensor) -> State:
@@ -90,8 +95,8 @@ def test_pattern_is_the_papers_two_pyramids(norm, order, decay, side):
 @pyramid_norms
 def test_pattern_moves_with_its_window_and_is_turned_in_half_of_the_rows(threat):
     x, side = torch.zeros(200, 1, 9, 11, dtype=torch.float64), torch.full((200,), 5)
-    generator = seeded()
-    window = _Window.draw(x, side, generator).turned(generator)
+    numbers = stream(200)
+    window = _Window.draw(x, side, numbers).turned(numbers)
     patterns, inside = _MOVES[threat.norm]._pyramids(window)[:, 0], window.mask()[:, 0] > 0
     patches = torch.stack([p[i].reshape(5, 5) for p, i in zip(patterns, inside, strict=True)])
     upright = pyramids_by_loops(5, *((2, 2) if threat.norm == "l2" else (1, 4)))
@@ -132,11 +137,11 @@ def test_proposal_is_the_published_move(threat, channels):
     best = threat.project(x + 0.2 * random_tensor(*x.shape, seed=4, dtype=torch.float64), x)
     best[:10] = threat.project(x[:10] + 0.01 * (best - x)[:10].sign(), x[:10])  # budget to spare
     share = torch.tensor([0.8, 0.2, 0.05, 0.001]).repeat(5)
-    proposal = _MOVES[threat.norm].propose({"x": x, "best": best}, share, threat, seeded())
-    generator, side = seeded(), torch.tensor([9, 5, 3, 3]).repeat(5)
-    window, other = (_Window.draw(x, side, generator) for _ in range(2))
-    signs = _signs((20, channels, 1, 1), x, generator)
-    turned = window.turned(generator)
+    proposal = _MOVES[threat.norm].propose({"x": x, "best": best}, share, threat, stream(20))
+    numbers, side = stream(20), torch.tensor([9, 5, 3, 3]).repeat(5)
+    window, other = (_Window.draw(x, side, numbers) for _ in range(2))
+    signs = numbers.signs(channels, 1, 1, like=x)
+    turned = window.turned(numbers)
     for row in range(20):
         delta = moved_by_loops(
             best[row] - x[row],
@@ -151,7 +156,7 @@ def test_proposal_is_the_published_move(threat, channels):
 
 def test_windows_have_their_own_size_and_reach_every_place():
     x, side = torch.zeros(3000, 1, 6, 8), torch.tensor([1, 4, 6]).repeat(1000)
-    mask = _Window.draw(x, side, seeded()).mask()[:, 0]
+    mask = _Window.draw(x, side, stream(3000)).mask()[:, 0]
     assert torch.equal(mask.sum((1, 2)), side.float() ** 2)
     for size in (1, 4, 6):
         places, counts = mask[side == size].flatten(1).unique(dim=0, return_counts=True)
@@ -243,7 +248,7 @@ def test_a_query_answered_by_nan_is_never_the_best(threat):
 def test_in_linf_the_search_attains_the_optimum_of_a_linear_model():
     model = HalfSpace(random_tensor(2, 4, 4, seed=3, dtype=torch.float64), bias=0.1)
     x, y = random_images(12, 2, 4, 4, seed=5, dtype=torch.float64), torch.arange(12) % 2
-    attack = Square(threat=Linf(0.2), iterations=400)
+    attack = Square(threat=Linf(0.2), iterations=900)
     gain = model.gain(searched(attack, model, x, y)["best"], x, y)
     torch.testing.assert_close(gain, model.greatest_gain(attack.threat, x, y), rtol=0, atol=1e-6)
 
@@ -336,6 +341,30 @@ def test_another_seed_searches_elsewhere(threat):
     begin = {"x": X, "y": Y, "target": Y}
     one, other = (attack.begin(begin, seeded(seed))["query"] for seed in (1, 2))
     assert not torch.equal(one, other)
+
+
+@every_norm
+def test_with_a_seed_an_image_is_searched_alike_in_any_batch(threat):
+    model = network().eval()
+    attack = Square(threat=threat, iterations=25, restarts=2).seeded(3)
+    together = run_rows(attack, model, X, Y, batch_size=4, generator=seeded(1))
+    for row in range(6):
+        alone = attack(model, X[row : row + 1], Y[row : row + 1], generator=seeded(2))
+        torch.testing.assert_close(alone[0], together[row], rtol=0, atol=1e-6)
+    keys = attack._keys({"x": X, "restart": torch.zeros(6, dtype=torch.int64)}, seeded())
+    again = attack._keys({"x": X, "restart": torch.ones(6, dtype=torch.int64)}, seeded())
+    assert (
+        len(
+            {
+                *keys.tolist(),
+                *again.tolist(),
+                *attack.seeded(4)
+                ._keys({"x": X, "restart": torch.zeros(6, dtype=torch.int64)}, seeded())
+                .tolist(),
+            }
+        )
+        == 18
+    )
 
 
 def test_its_repr_is_its_identity():

@@ -170,7 +170,7 @@ def test_the_fallback_breaks_images_of_a_model_with_masked_gradients(threat, mas
     assert (wide.distance(x_adv.double(), x.double()) <= wide.radius * (1 + 1e-6)).all()
 
 
-@pytest.mark.parametrize(("slack", "queries"), [(0.15, 10), (0.99, 10), (1.01, 80)])
+@pytest.mark.parametrize(("slack", "queries"), [(0.15, 10), (0.99, 10), (1.01, 81)])
 def test_hopeless_images_without_gradient_cost_three_queries_a_run_and_an_eighth_of_square(
     slack, queries
 ):
@@ -226,6 +226,21 @@ def test_masking_of_many_images_is_taken_for_that_of_the_model():
         masked = small(THREATS[0], masked_share=0.5)._masked(contest)
         assert masked.tolist() == contest.flat.tolist()
         assert small(THREATS[0], masked_share=0.1)._masked(contest).all()
+
+
+@every_norm
+def test_of_a_seed_its_fallback_is_the_search_of_square_image_by_image(threat):
+    model = Steps(network()).eval()
+    y, search = labelled(model), Square(threat=threat, iterations=61).seeded(8)
+    attack = small(threat, square=60, fallback_slack=float("inf")).seeded(8)
+    found = attack.run(model, X, y, batch_size=5, generator=seeded(1))
+    alone = search.run(model, X, y, batch_size=12, generator=seeded(2))
+    broken = ~standing(model, alone, y)
+    assert 0 < broken.sum() < 12
+    assert not standing(model, found, y)[broken].any()
+    searched = ((found - alone).abs() < 1e-6).flatten(1).all(1)  # others fell before
+    assert searched[broken].any()
+    assert small(threat).seeded(8) != small(threat).seeded(9)
 
 
 @every_norm

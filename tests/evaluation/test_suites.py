@@ -97,7 +97,7 @@ def test_autoattack_is_the_published_four_with_the_published_budgets():
         steps = {"threat": threat, "iterations": 103 if one else 101, "wide": one}
         assert ce == APGD(**steps, restarts=5 if one else 1)
         assert targeted == APGD(**steps, objective=TargetedDLR(), targets=5 if one else 9)
-        assert fab == FAB(threat=threat, iterations=101, targets=9)
+        assert fab == FAB(threat=threat, iterations=101, targets=9, search=0)
         assert square == Square(threat=threat, iterations=5001)
 
 

@@ -56,6 +56,13 @@ class Attack(abc.ABC):
             generator: On the device of x; without one, a fresh one with seed 0.
         """
 
+    def seeded(self, seed: int) -> Attack:
+        """Return the attack with a seed of its own for each image, where it has one; else itself.
+
+        An evaluation calls it, so that the random search of an image is the same in every suite.
+        """
+        return self
+
     def run(
         self,
         model: nn.Module,

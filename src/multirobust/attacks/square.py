@@ -6,7 +6,7 @@ that are compared with pixel indices, so one broadcast builds the masks of all r
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol, final
 
 import torch
@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from multirobust.attacks.engine import IterativeAttack, State
 from multirobust.attacks.nearest import ends, nearest
 from multirobust.attacks.objectives import Margin
+from multirobust.attacks.streams import Stream, image_keys
 from multirobust.errors import InputError, lookup_error
 from multirobust.threats import Threat
 from multirobust.types import Images, PerImage
@@ -38,6 +39,8 @@ class Square(IterativeAttack):
         iterations: Questions to the model for each row, at least 1. The schedule of window sizes
             is stretched to them.
         p_init: Share of the image's area that the first windows cover, in (0, 1].
+        seed: The windows of an image follow from this number and the image alone, in any batch
+            and any suite (see `Attack.seeded`). None: from the generator.
         restarts: How often each row is tried anew, at least 1.
 
     References: Andriushchenko, Croce, Flammarion and Hein, Square Attack: a query-efficient
@@ -48,6 +51,7 @@ class Square(IterativeAttack):
     iterations: int = 5000
     targets: int = field(default=0, init=False, repr=False)
     p_init: float = 0.8
+    seed: int | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -59,16 +63,22 @@ class Square(IterativeAttack):
         if self.threat.norm not in _MOVES:
             raise lookup_error("norm of Square's threat", self.threat.norm, _MOVES)
 
+    def seeded(self, seed: int) -> Square:
+        """See `Attack.seeded`."""
+        return replace(self, seed=seed)
+
     def begin(self, state: State, generator: torch.Generator) -> State:
         """See `IterativeAttack.begin`. Adds the best images, their margin, and the next query."""
-        x = state["x"]
+        x, key = state["x"], self._keys(state, generator)
+        proposals = torch.zeros_like(key)
         return {
             **state,
             **ends(x, self.threat),
             "best": x,
             "margin": x.new_full((len(x),), -torch.inf),
-            "proposals": torch.zeros(len(x), dtype=torch.int64, device=x.device),
-            "query": _MOVES[self.threat.norm].start(x, self.threat, generator),
+            "key": key,
+            "proposals": proposals,
+            "query": _MOVES[self.threat.norm].start(x, self.threat, Stream(key, proposals)),
         }
 
     def query(self, state: State) -> Images:
@@ -90,7 +100,15 @@ class Square(IterativeAttack):
             "margin": torch.where(better, margin, state["margin"]),
             "proposals": state["proposals"] + 1,
         }
-        return state | {"query": move.propose(state, share, self.threat, generator)}
+        stream = Stream(state["key"], state["proposals"])
+        return state | {"query": move.propose(state, share, self.threat, stream)}
+
+    def _keys(self, state: State, generator: torch.Generator) -> Tensor:
+        """Return what the random numbers of each row follow from, (b,)."""
+        x = state["x"]
+        if self.seed is None:
+            return torch.randint(1 << 62, (len(x),), generator=generator, device=x.device)
+        return image_keys(x, self.seed) + state["restart"]
 
     def _share(self, proposals: Tensor) -> PerImage:
         """Return the share of the area that the next window of each row covers, (b,)."""
@@ -103,13 +121,11 @@ class Square(IterativeAttack):
 class _Move(Protocol):
     """How Square starts and moves in one norm."""
 
-    def start(self, x: Images, threat: Threat, generator: torch.Generator) -> Images:
+    def start(self, x: Images, threat: Threat, stream: Stream) -> Images:
         """Return the first query of each row."""
         ...
 
-    def propose(
-        self, state: State, share: PerImage, threat: Threat, generator: torch.Generator
-    ) -> Images:
+    def propose(self, state: State, share: PerImage, threat: Threat, stream: Stream) -> Images:
         """Return the next query of each row from its "best" image and its window's share."""
         ...
 
@@ -119,18 +135,16 @@ class _Move(Protocol):
 class _Stripes:
     """In linf: vertical stripes, then windows of one sign a channel, all at the ball's corners."""
 
-    def start(self, x: Images, threat: Threat, generator: torch.Generator) -> Images:
+    def start(self, x: Images, threat: Threat, stream: Stream) -> Images:
         """See `_Move.start`."""
-        signs = _signs((*x.shape[:2], 1, x.shape[3]), x, generator)
+        signs = stream.signs(x.shape[1], 1, x.shape[3], like=x)
         return threat.project(x + threat.radius * signs, x)
 
-    def propose(
-        self, state: State, share: PerImage, threat: Threat, generator: torch.Generator
-    ) -> Images:
+    def propose(self, state: State, share: PerImage, threat: Threat, stream: Stream) -> Images:
         """See `_Move.propose`. Twice the radius leads to the far side from anywhere in the ball."""
         x = state["x"]
-        window = _Window.draw(x, _side(share, x), generator)
-        signs = _signs((*x.shape[:2], 1, 1), x, generator)
+        window = _Window.draw(x, _side(share, x), stream)
+        signs = stream.signs(x.shape[1], 1, 1, like=x)
         return nearest(
             torch.addcmul(state["best"], 2 * threat.radius * signs, window.mask()), state, threat
         )
@@ -152,37 +166,35 @@ class _Pyramids:
     decay: int
     excess: int
 
-    def start(self, x: Images, threat: Threat, generator: torch.Generator) -> Images:
+    def start(self, x: Images, threat: Threat, stream: Stream) -> Images:
         """See `_Move.start`. As many tiles as fit, each a fifth of the image wide."""
-        b, c, h, w = x.shape
+        c, h, w = x.shape[1:]
         side = max(1, min(h, w) // 5)
         tiles = (h // side, w // side)
         tile = self._pyramids(_Window.whole(x, side))
-        turned = _signs((b, 1, *tiles), x, generator) > 0
+        turned = stream.signs(1, *tiles, like=x) > 0
         delta = torch.where(
             _magnified(turned, side), tile.mT.repeat(1, 1, *tiles), tile.repeat(1, 1, *tiles)
         )
-        delta = delta * _magnified(_signs((b, c, *tiles), x, generator), side)
+        delta = delta * _magnified(stream.signs(c, *tiles, like=x), side)
         top, left = (h - delta.shape[2]) // 2, (w - delta.shape[3]) // 2
         whole = torch.zeros_like(x)
         whole[:, :, top : top + delta.shape[2], left : left + delta.shape[3]] = delta
         return threat.project(x + whole, x)
 
-    def propose(
-        self, state: State, share: PerImage, threat: Threat, generator: torch.Generator
-    ) -> Images:
+    def propose(self, state: State, share: PerImage, threat: Threat, stream: Stream) -> Images:
         """See `_Move.propose`.
 
         The window takes up what the other window and the ball have left, channel by channel.
         """
         x = state["x"]
         side = _side(share, x, least=3, odd=True)
-        window, other = (_Window.draw(x, side, generator) for _ in range(2))
+        window, other = (_Window.draw(x, side, stream) for _ in range(2))
         inside = window.mask()
         emptied = torch.maximum(inside, other.mask())
         delta = state["best"] - x
-        signs = _signs((*x.shape[:2], 1, 1), x, generator)
-        pattern = signs * self._pyramids(window.turned(generator))
+        signs = stream.signs(x.shape[1], 1, 1, like=x)
+        pattern = signs * self._pyramids(window.turned(stream))
         pattern = self._unit(pattern + self._unit(delta * inside))
         unused = (threat.radius**self.order - self._power(delta, dim=(1, 2, 3))).clamp(min=0)
         budget = (self._power(delta * emptied) + unused / x.shape[1]) ** (1 / self.order)
@@ -240,10 +252,10 @@ class _Window:
     dtype: torch.dtype
 
     @classmethod
-    def draw(cls, x: Images, side: Tensor, generator: torch.Generator) -> _Window:
+    def draw(cls, x: Images, side: Tensor, stream: Stream) -> _Window:
         """Return a window of the given sides, (b,), at a uniform place of each image."""
-        b, _, h, w = x.shape
-        place = torch.rand((2, b), generator=generator, device=x.device)
+        h, w = x.shape[2:]
+        place = stream.uniform(2).T
         room = torch.stack((h - side, w - side))
         top, left = (place * (room + 1)).long().minimum(room)[:, :, None, None, None]
         rows = torch.arange(h, device=x.device)[:, None] - top
@@ -257,9 +269,9 @@ class _Window:
         size = torch.full((1, 1, 1, 1), side, device=x.device)
         return cls(steps[None, None, :, None], steps[None, None, None], size, x.dtype)
 
-    def turned(self, generator: torch.Generator) -> _Window:
+    def turned(self, stream: Stream) -> _Window:
         """Return the windows with rows and columns exchanged in half of them."""
-        exchange = _signs(self.side.shape, self.side, generator) > 0
+        exchange = stream.signs(1, 1, 1, like=self.side) > 0
         rows = torch.where(exchange, self.columns, self.rows)
         columns = torch.where(exchange, self.rows, self.columns)
         return _Window(rows, columns, self.side, self.dtype)
@@ -280,12 +292,6 @@ def _side(share: PerImage, x: Images, *, least: int = 1, odd: bool = False) -> T
     side = (share * (h * w)).sqrt().round().long().clamp(min=least)
     side = side + (side + 1) % 2 if odd else side
     return side.clamp(max=min(h, w))
-
-
-def _signs(shape: tuple[int, ...], like: Tensor, generator: torch.Generator) -> Tensor:
-    """Return -1 or 1 with equal probability, in the dtype and on the device of a tensor."""
-    coins = torch.randint(2, shape, generator=generator, dtype=like.dtype, device=like.device)
-    return 2 * coins - 1
 
 
 def _magnified(tiles: Tensor, side: int) -> Tensor:

@@ -7,7 +7,7 @@ longer ones only for the classes whose margin, extrapolated, may still reach zer
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import final
 
 import torch
@@ -80,8 +80,9 @@ class Tournament(Attack):
         probe: Queries of the random search, at least 1.
         masked_share: From 0 to 1. Above it, masking is taken to be the model's, not the image's.
         fallback_slack: Share of the clean margin that may be left over in the fallback.
-        square: Queries of the fallback's Square, 0 to leave it out.
+        square: Proposals of the fallback's Square after its start, 0 to leave it out.
         fab: Iterations of the fallback's FAB-T with 9 targets, 0 to leave it out.
+        seed: Of the fallback's Square (see there).
 
     Raises:
         InputError: If a number is out of range, or the threat is of another norm.
@@ -106,6 +107,7 @@ class Tournament(Attack):
     fallback_slack: float = 0.15
     square: int = 5000
     fab: int = 100
+    seed: int | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.threat.norm not in _NORMS:
@@ -137,6 +139,10 @@ class Tournament(Attack):
         """Most forward and backward passes that an image can cost without the fallback."""
         runs = sum(each.targets * each.iterations for each in self.rounds)
         return 2 * (self.opening + runs) + 1 + self.probe
+
+    def seeded(self, seed: int) -> Tournament:
+        """See `Attack.seeded`. Its fallback searches an image as the `Square` of that seed does."""
+        return replace(self, seed=seed)
 
     def __call__(
         self,
@@ -214,7 +220,7 @@ class Tournament(Attack):
         """Attack what looks masked without trusting the gradients."""
         masked = self._masked(contest)
         if self.square:
-            search = Square(threat=self.threat, iterations=self.square)
+            search = Square(threat=self.threat, iterations=self.square + 1, seed=self.seed)
             for part in contest.untargeted(masked):
                 contest.climb(search, part, slack=self.fallback_slack)
         index = (masked & contest.standing & ~contest.flat).nonzero().squeeze(1)

@@ -216,7 +216,8 @@ class Runner:
             return named.attack.at(positions)(self.model, x, y)
         digest = hashlib.sha256(f"{self.seed} {named.name} {int(positions[0])}".encode()).digest()
         generator = torch.Generator(x.device).manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-        return named.attack.run(self.model, x, y, batch_size=self.batch_size, generator=generator)
+        attack, settings = named.attack.seeded(self.seed), {"batch_size": self.batch_size}
+        return attack.run(self.model, x, y, **settings, generator=generator)
 
 
 def _bounds(named: NamedAttack, x_adv: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
