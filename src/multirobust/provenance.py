@@ -23,6 +23,7 @@ def provenance(device: Any = "cpu") -> dict[str, Any]:
         "versions": {
             "python": platform.python_version(),
             "torch": _version("torch"),
+            "numba": _version("numba"),
             "multirobust": _version("multirobust"),
         },
         "commit": _commit(),

@@ -15,6 +15,7 @@ from torch import Tensor
 from multirobust.attacks.engine import State
 from multirobust.attacks.nearest import ends, nearest
 from multirobust.threats import Threat
+from multirobust.threats.native import greatest, is_native
 from multirobust.threats.projection import project_l1
 
 __all__ = ["RULES", "WIDTHS", "Halving", "Rule", "Sparse", "choose", "column", "radius_of"]
@@ -141,11 +142,10 @@ class Sparse(Rule):
         iterate, gradient = state["iterate"], state["gradient"]
         score = _gain(gradient, iterate).flatten(1)
         count = state["moved"].ceil().long().clamp(1, score.shape[1])[:, None]
-        if score.device.type == "cpu":
-            largest = score.topk(int(count.max()), dim=1).values  # a quarter of the time of a sort
-        else:
-            largest = score.sort(dim=1, descending=True).values  # without waiting for the device
-        least = largest.gather(1, count - 1)
+        if is_native(score):
+            least = greatest(score, count)
+        else:  # without waiting for the device
+            least = score.sort(dim=1, descending=True).values.gather(1, count - 1)
         least = torch.where(least > 0, least, torch.inf)
         chosen = (score >= least).to(score.dtype)
         size = state["step"] / chosen.sum(1).clamp(min=1)

@@ -12,6 +12,7 @@ from torch import Tensor
 from multirobust.errors import InputError
 from multirobust.ranks import drawn
 from multirobust.threats.base import Threat
+from multirobust.threats.native import is_native, sparse_direction
 from multirobust.threats.projection import (
     add_toward,
     project_l1,
@@ -152,9 +153,11 @@ class L1(Threat):
         """
         g = gradient.to(work_dtype(gradient)).flatten(1)
         pixels = x_adv.flatten(1)
+        count = max(1, round(self.density * g.shape[1]))
+        if is_native(g, pixels):
+            return sparse_direction(g, pixels, count).reshape(gradient.shape)
         movable = ((g > 0) & (pixels < 1)) | ((g < 0) & (pixels > 0))
         score = torch.where(movable, g.abs(), 0)
-        count = max(1, round(self.density * g.shape[1]))
         best, index = score.topk(count, dim=1)
         step = (best > 0).to(g.dtype)
         step = step / step.sum(1, keepdim=True).clamp(min=1)

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from multirobust.threats.fused import fused_projection, is_fusible
-from multirobust.threats.quick import is_plain, quick_l2
+from multirobust.threats.native import is_native, native_projection
 from multirobust.threats.roots import minus, positive, scale_for_l2, threshold_for_l1
 from multirobust.types import Images
 
@@ -32,9 +32,6 @@ __all__ = ["add_toward", "project_l1", "project_l2", "project_linf", "work_dtype
 _INSIDE = 1 + 4e-7
 """What counts as inside, relative to the radius: room for the rounding of a projected image, so
 that projecting it again returns it bit for bit."""
-
-_CLOSE = 4
-"""By how many units of rounding of the radius a quick solution may be off."""
 
 _FARTHEST = 1e15
 """Displacements are clamped to this, so that their squares cannot overflow float32."""
@@ -70,8 +67,9 @@ def project_linf(x_adv: Images, x: Images, radius: float | Tensor) -> Images:
     """
     dtype = work_dtype(x_adv, x)
     x_adv, x = x_adv.to(dtype), x.to(dtype)
-    w = x_adv - x
-    r = _column(radius, w)
+    r = _column(radius, x)
+    if is_native(x_adv, x):
+        return native_projection(x_adv, x, r, norm="linf")
     boxed = x_adv.clamp(0, 1)
     delta = torch.minimum(torch.maximum(boxed - x, -r), r)
     with torch.no_grad():
@@ -121,23 +119,15 @@ def _project(
     dtype, shape = work_dtype(x_adv, x), x_adv.shape
     x_adv, x = x_adv.to(dtype).flatten(1), x.to(dtype).flatten(1)
     r = _column(radius, x).flatten(1)
-    if is_fusible(x_adv, x):
-        name = "l2" if norm is _norm_l2 else "l1"
-        limits = {"inside": _INSIDE, "farthest": _FARTHEST}
-        return fused_projection(x_adv, x, r, norm=name, **limits).reshape(shape)
+    for serves, projection in ((is_fusible, fused_projection), (is_native, native_projection)):
+        if serves(x_adv, x):
+            name = "l2" if norm is _norm_l2 else "l1"
+            limits = {"inside": _INSIDE, "farthest": _FARTHEST}
+            return projection(x_adv, x, r, norm=name, **limits).reshape(shape)
     boxed = x_adv.clamp(0, 1)
     start = norm((boxed - x).detach())
     inside = start <= r * _INSIDE
-    plain = is_plain(x_adv, x, r)
-    if plain and inside.all():
-        return boxed.reshape(shape)
     w = (x_adv - x).clamp(-_FARTHEST, _FARTHEST)
-    if plain and norm is _norm_l2:
-        fixed = quick_l2(w, x, r, inside)
-        size = norm(fixed)
-        if (inside | ((size / r - 1).abs() <= _CLOSE * torch.finfo(dtype).eps)).all():
-            value = add_toward(x, fixed.mul_(torch.where(size > r, r / size, 1).to(dtype)))
-            return torch.where(inside, boxed, value).reshape(shape)
     sign = w.sign()
     bound = ((sign + 1) / 2 - x).abs()  # to 1 or to 0
     delta = sign * shrink(w.abs(), bound, r, inside)
