@@ -26,7 +26,9 @@ Rows: TypeAlias = dict[str, Tensor]
 asked. A margin is positive where the model errs (see `Margin`)."""
 
 _STUCK = 3
-_REVIEWS = (8, 4, 2)
+_REVIEWS = (12, 6, 3, 2)
+_PROMISE = 0.75
+"""How much of its latest gain a random search is thought to make again with twice the queries."""
 
 
 class Contest:
@@ -107,9 +109,10 @@ class Contest:
             resumes: Start from the rows' points.
             counts: Note the images whose rows leave for want of a gradient, or have none in half of
                 the queries, as flat.
-            slack: None lets every row ask all its queries. Otherwise a row leaves after an eighth,
-                a quarter or half of them, unless the gain of the half of those asked last, once
-                for each doubling that is left, leaves at most this share of the clean margin.
+            slack: None lets every row ask all its queries. Otherwise a row leaves after a twelfth,
+                a sixth, a third or half of them, unless three quarters of the gain of the half of
+                those asked last, for each doubling that is left, leave at most this share of the
+                clean margin.
         """
         image = rows["image"]
         run = _Run(self.x[image])
@@ -150,7 +153,7 @@ class Contest:
     def _within_reach(self, rows: Rows, run: _Run, doublings: float, slack: float) -> Tensor:
         """Return which rows may still reach zero with so many times the queries asked, (rows,)."""
         gain = (run.best - run.half()).nan_to_num(nan=0.0)
-        return run.best + doublings * gain + slack * self.clean[rows["image"]].abs() >= 0
+        return run.best + _PROMISE * doublings * gain + slack * self.clean[rows["image"]].abs() >= 0
 
     def adopt(self, index: Tensor, attack: IterativeAttack) -> None:
         """Run an attack on these images, (m,), and keep what it breaks."""

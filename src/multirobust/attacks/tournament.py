@@ -64,9 +64,10 @@ class Tournament(Attack):
        or the gradient was zero in half of the first round's passes, gradients look masked. Without
        it, if more than `masked_share` of the images that stand have a zero gradient.
     4. Fallback: Square and FAB-T with their published budgets, only on images that look masked, or
-       on all that stand if more than `masked_share` of them do. Square lets an image go after an
-       eighth, a quarter or half of its queries if the gain of the latter half of those asked, once
-       for each doubling that is left, would leave more than `fallback_slack` of the clean margin.
+       on all that stand if more than `masked_share` of them do. Square lets an image go after a
+       twelfth, a sixth, a third or half of its queries if three quarters of the gain of the latter
+       half of those asked, for each doubling that is left, would leave more than `fallback_slack`
+       of the clean margin.
 
     In l1 runs that start anew are wide (see `APGD`). An image leaves when it is broken. The more
     images it is given at once, the better it fills a batch: use `run`.
@@ -104,7 +105,7 @@ class Tournament(Attack):
     slack: float = 0.1
     probe: int = 100
     masked_share: float = 0.1
-    fallback_slack: float = 0.15
+    fallback_slack: float = 0.2
     square: int = 5000
     fab: int = 100
     seed: int | None = field(default=None, repr=False)
