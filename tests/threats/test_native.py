@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from strategies_threats import pairs, threats
 from torch.autograd import forward_ad
 
+from multirobust.attacks.apgd_rules import Sparse
 from multirobust.threats import L1, L2, native, projection
 from multirobust.threats.native import is_native, is_plain
 from multirobust.threats.projection import project_l1, project_l2, project_linf
@@ -139,13 +140,19 @@ def test_of_equal_gradients_as_many_move_as_there_may():
     torch.testing.assert_close(step[1], torch.tensor([1 / 6] * 2 + [0.0] * 10 + [1 / 6] * 4))
 
 
-def test_the_greatest_score_is_that_of_a_sort():
-    score = torch.randn(40, 300, generator=torch.Generator().manual_seed(0)).relu()
-    score[0], score[1], score[2] = 0, 1e-42, torch.inf
-    score[3] = torch.arange(300).float()
-    counts = torch.arange(1, 301, 7)[:40, None]
-    expected = score.sort(dim=1, descending=True).values.gather(1, counts - 1)
-    assert torch.equal(native.greatest(score, counts), expected)
+def test_a_sparse_step_of_apgd_is_that_of_pytorch(monkeypatch):
+    g, x = noisy((9, 3, 8, 8), 1.0)
+    g[0], g[1, 0], g[2] = 0, 0, g[2].sign()
+    g[3] *= 1e-38  # some scores are no normal numbers
+    step = torch.linspace(0.1, 2, 9)
+    moved = torch.tensor([3.0, 150.0, 20.0, 0.2, 7.7, 192.0, 999.0, 30.0, 1.0])
+    state = {"iterate": x, "gradient": g, "step": step, "moved": moved}
+    with torch.no_grad():
+        found = Sparse()._moved(state)
+        monkeypatch.setattr(native, "_loops", lambda: None)
+        torch.testing.assert_close(found, Sparse()._moved(state), rtol=0, atol=2e-7)
+    assert torch.equal(found[:2], x[:2])  # too few pixels have a gradient
+    assert [(found[i] != x[i]).sum().item() for i in (4, 7, 8)] == [8, 30, 1]
 
 
 @pytest.mark.parametrize("threat", [L2(0.5), L1(2.0)], ids=lambda t: t.norm)

@@ -15,7 +15,7 @@ from torch import Tensor
 from multirobust.attacks.engine import State
 from multirobust.attacks.nearest import ends, nearest
 from multirobust.threats import Threat
-from multirobust.threats.native import greatest, is_native
+from multirobust.threats.native import is_native, sparse_move
 from multirobust.threats.projection import project_l1
 
 __all__ = ["RULES", "WIDTHS", "Halving", "Rule", "Sparse", "choose", "column", "radius_of"]
@@ -139,20 +139,21 @@ class Sparse(Rule):
 
     def step(self, state: State, threat: Threat) -> Tensor:
         """See `Rule.step`. A pixel that the box keeps from following its gradient stays."""
-        iterate, gradient = state["iterate"], state["gradient"]
+        return project_l1(self._moved(state), state["x"], column(radius_of(state, threat)))
+
+    def _moved(self, state: State) -> Tensor:
+        iterate, gradient, size = state["iterate"], state["gradient"], state["step"]
+        count = state["moved"].ceil().long().clamp(1, iterate[0].numel())
+        if is_native(iterate, gradient, size):
+            return sparse_move(gradient, iterate, count, size)
         score = _gain(gradient, iterate).flatten(1)
-        count = state["moved"].ceil().long().clamp(1, score.shape[1])[:, None]
-        if is_native(score):
-            least = greatest(score, count)
-        else:  # without waiting for the device
-            least = score.sort(dim=1, descending=True).values.gather(1, count - 1)
+        largest = score.sort(dim=1, descending=True).values  # without waiting for the device
+        least = largest.gather(1, count[:, None] - 1)
         least = torch.where(least > 0, least, torch.inf)
         chosen = (score >= least).to(score.dtype)
-        size = state["step"] / chosen.sum(1).clamp(min=1)
+        size = size / chosen.sum(1).clamp(min=1)
         direction = gradient.sign().mul_(chosen.reshape(gradient.shape))
-        radius = column(radius_of(state, threat))
-        moved = torch.addcmul(iterate, column(size), direction)
-        return project_l1(moved, state["x"], radius)
+        return torch.addcmul(iterate, column(size), direction)
 
 
 WIDTHS = (3, 2, 1)

@@ -6,7 +6,7 @@ import numpy as np
 
 from multirobust.loops.compiled import exact
 
-__all__ = ["greatest_rows", "sparse_rows"]
+__all__ = ["sparse_move_rows", "sparse_rows"]
 
 _SHIFT = 20
 """Scores are sorted into bins by exponent and the first three digits."""
@@ -16,17 +16,36 @@ _ZERO, _ONE = np.float32(0), np.float32(1)
 
 
 @exact
-def greatest_rows(score, counts, result):  # pragma: no cover
-    """Set result (b,) to the count-th greatest score of each row.
+def sparse_move_rows(gradient, pixels, counts, steps, result):  # pragma: no cover
+    """Set result to the pixels, a step of l1 norm `steps` on in those of largest gradient.
+
+    Only in those that [0, 1] lets move; in all that equal the least of them.
 
     Args:
-        score: From 0 on, (b, n), float32.
+        gradient: (b, n), float32.
+        pixels: In [0, 1], (b, n), float32.
         counts: From 1 to n, (b,), int64.
-        result: (b,), float32.
+        steps: (b,), float32.
+        result: (b, n), float32.
     """
-    bins, bits = np.empty(_BINS, np.int32), score.view(np.int32)
-    for row in range(len(score)):
-        result[row] = _greatest(score[row], bits[row], bins, counts[row])
+    rows, size = gradient.shape
+    score, bins = np.empty(size, np.float32), np.empty(_BINS, np.int32)
+    bits = score.view(np.int32)
+    for row in range(rows):
+        _score(gradient[row], pixels[row], score)
+        least = _greatest(score, bits, bins, counts[row])
+        _move(gradient[row], pixels[row], score, least, steps[row], result[row])
+
+
+@exact
+def _move(gradient, pixels, score, least, step, result):  # pragma: no cover
+    chosen = 0
+    for i in range(len(score)):
+        chosen += (score[i] >= least) & (score[i] > _ZERO)
+    each = step / np.float32(max(chosen, 1)) if least > _ZERO else _ZERO
+    for i in range(len(score)):
+        moved = each if gradient[i] > _ZERO else -each
+        result[i] = pixels[i] + (moved if score[i] >= least else _ZERO)
 
 
 @exact

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.autograd import forward_ad
 
-__all__ = ["greatest", "is_native", "is_plain", "native_projection", "sparse_direction"]
+__all__ = ["is_native", "is_plain", "native_projection", "sparse_direction", "sparse_move"]
 
 _PIXELS_A_THREAD = 1 << 18
 """Below this a thread costs more than it saves."""
@@ -84,17 +84,22 @@ def sparse_direction(gradient: Tensor, pixels: Tensor, count: int) -> Tensor:
     return result
 
 
-def greatest(score: Tensor, counts: Tensor) -> Tensor:
-    """Return the counts-th greatest score of each row, (b, 1).
+def sparse_move(gradient: Tensor, pixels: Tensor, counts: Tensor, steps: Tensor) -> Tensor:
+    """Return images a step on in the pixels of largest gradient that [0, 1] lets move.
+
+    Where fewer than `counts` have a gradient, the image stays; ties with the last one move too.
 
     Args:
-        score: From 0 on, (b, n), float32.
-        counts: From 1 to n, (b, 1), int64.
+        gradient: (b, ...), float32.
+        pixels: In [0, 1], of the same shape, float32.
+        counts: How many pixels, from 1 to all, (b,), int64.
+        steps: l1 norm of each step, (b,), float32.
     """
-    loops, result = _loops(), score.new_empty(len(score))
+    loops, result = _loops(), torch.empty_like(pixels, memory_format=torch.contiguous_format)
     assert loops is not None
-    loops.greatest_rows(_rows(score), counts.reshape(-1).numpy(), result.numpy())
-    return result[:, None]
+    rows = (_rows(gradient), _rows(pixels), counts.numpy(), steps.numpy(), _rows(result))
+    loops.sparse_move_rows(*rows)
+    return result
 
 
 def _rows(images: Tensor) -> np.ndarray:
