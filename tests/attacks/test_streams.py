@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from linear_oracles import random_images
 from multirobust.attacks.streams import Stream, image_keys
+from multirobust.threats import native
 
 WORD = 1 << 64
 STEP = 0x9E3779B97F4A7C15
@@ -25,7 +27,10 @@ def test_the_known_first_numbers_of_the_generator():
     assert splitmix(1234567, 2) == [6457827717110365317, 3203168211198807973]
 
 
-def test_bits_are_those_of_splitmix_and_every_turn_goes_on_elsewhere():
+@pytest.mark.parametrize("compiled", [True, False])
+def test_bits_are_those_of_splitmix_and_every_turn_goes_on_elsewhere(compiled, monkeypatch):
+    if not compiled:
+        monkeypatch.setattr(native, "_loops", lambda: None)
     keys, turn = [0, 5, -3], [0, 7, 1 << 20]
     stream = Stream(torch.tensor(keys), torch.tensor(turn))
     first, second = stream._bits((2,)), stream._bits((3, 1))

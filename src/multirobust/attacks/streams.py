@@ -11,6 +11,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from multirobust.threats.native import splitmix
 from multirobust.types import Images
 
 __all__ = ["Stream", "image_keys"]
@@ -32,7 +33,7 @@ class Stream:
     """
 
     def __init__(self, keys: Tensor, turn: Tensor):
-        self._start, self._drawn = _mixed(keys) + (turn << 32) * _STEP, 0
+        self._keys, self._turn, self._drawn = keys, turn, 0
 
     def uniform(self, *shape: int) -> Tensor:
         """Return numbers in [0, 1) of shape (b, *shape), float32."""
@@ -43,10 +44,14 @@ class Stream:
         return (self._bits(shape) >> 63 & 1).to(like.dtype) * 2 - 1
 
     def _bits(self, shape: tuple[int, ...]) -> Tensor:
-        count = torch.Size(shape).numel()
-        index = torch.arange(self._drawn, self._drawn + count, device=self._start.device)
+        first, count = self._drawn, torch.Size(shape).numel()
         self._drawn += count
-        return _mixed(self._start[:, None] + (index + 1) * _STEP).reshape(-1, *shape)
+        words = splitmix(self._keys, self._turn, first, count)
+        if words is None:
+            index = torch.arange(first + 1, self._drawn + 1, device=self._keys.device)
+            start = _mixed(self._keys) + (self._turn << 32) * _STEP
+            words = _mixed(start[:, None] + index * _STEP)
+        return words.reshape(-1, *shape)
 
 
 def image_keys(x: Images, seed: int) -> Tensor:

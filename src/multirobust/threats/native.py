@@ -22,7 +22,14 @@ from torch import Tensor
 from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.autograd import forward_ad
 
-__all__ = ["is_native", "is_plain", "native_projection", "sparse_direction", "sparse_move"]
+__all__ = [
+    "is_native",
+    "is_plain",
+    "native_projection",
+    "sparse_direction",
+    "sparse_move",
+    "splitmix",
+]
 
 _PIXELS_A_THREAD = 1 << 18
 """Below this a thread costs more than it saves."""
@@ -100,6 +107,23 @@ def sparse_move(gradient: Tensor, pixels: Tensor, counts: Tensor, steps: Tensor)
     rows = (_rows(gradient), _rows(pixels), counts.numpy(), steps.numpy(), _rows(result))
     loops.sparse_move_rows(*rows)
     return result
+
+
+def splitmix(keys: Tensor, turns: Tensor, first: int, count: int) -> Tensor | None:
+    """Return words of SplitMix64, (b, count), int64, or None where the loops do not serve.
+
+    Args:
+        keys: (b,), int64.
+        turns: (b,), int64.
+        first: Number of the first word within its turn.
+        count: How many.
+    """
+    if keys.device.type != "cpu" or type(keys) is not Tensor or (loops := _loops()) is None:
+        return None
+    words = keys.new_empty((len(keys), count))
+    rows = [np.asarray(each).view(np.uint64) for each in (keys, turns)]
+    loops.splitmix_rows(*rows, np.uint64(first), words.numpy().view(np.uint64))
+    return words
 
 
 def _rows(images: Tensor) -> np.ndarray:
