@@ -3,10 +3,11 @@
     python benchmarks/projection.py --repeats 30 --json results/projection.json
     python benchmarks/projection.py --images cifar10.npy
 
-Times: each projection and `torch.sort` of the same shape run in turn, `--repeats` times; medians of
-the processor time (on a GPU of the wall time) and their ratio. Inputs: `step` is one step of the
-training attack from a random start, `noise` is standard Gaussian noise on the image, as a noise
-generator gives. `l1 sort` is the threshold of l1 found by its sort instead of its search.
+Times, without gradient as in an attack: each projection and `torch.sort` of the same shape run in
+turn, `--repeats` times; medians of the processor time (on a GPU of the wall time) and their ratio.
+Inputs: `step` is one step of the training attack from a random start, `noise` is standard Gaussian
+noise on the image, as a noise generator gives. `l1 sort` is the threshold of l1 found by its sort
+instead of its search.
 
 Budget: an attack that projects onto the ball first and clips to [0, 1] afterwards ends short of the
 radius. `distance / radius` is 1 for a spent budget;
@@ -105,6 +106,7 @@ def inputs(x: Tensor, threat: Threat) -> dict[str, Tensor]:
     return {"step": step, "noise": x + noise}
 
 
+@torch.no_grad()
 def time_rows(name: str, x: Tensor, repeats: int) -> list[dict]:
     """Time a sort, a copy and each projection in turn; return a row for each projection."""
     tasks: dict[tuple[str, str], Callable[[], object]] = {}
