@@ -140,6 +140,15 @@ def test_of_equal_gradients_as_many_move_as_there_may():
     torch.testing.assert_close(step[1], torch.tensor([1 / 6] * 2 + [0.0] * 10 + [1 / 6] * 4))
 
 
+def test_pixels_that_differ_are_counted():
+    a, x = noisy((5, 3, 8, 8), 1.0)
+    a[0], a[1, :, 2] = x[0], x[1, :, 2]
+    with torch.no_grad():
+        counts = native.differing(a, x)
+    assert counts.tolist() == (a != x).flatten(1).sum(1).tolist()
+    assert counts[:2].tolist() == [0.0, 168.0]
+
+
 def test_a_sparse_step_of_apgd_is_that_of_pytorch(monkeypatch):
     g, x = noisy((9, 3, 8, 8), 1.0)
     g[0], g[1, 0], g[2] = 0, 0, g[2].sign()

@@ -15,7 +15,7 @@ from torch import Tensor
 from multirobust.attacks.engine import State
 from multirobust.attacks.nearest import ends, nearest
 from multirobust.threats import Threat
-from multirobust.threats.native import is_native, sparse_move
+from multirobust.threats.native import differing, is_native, sparse_move
 from multirobust.threats.projection import project_l1
 
 __all__ = ["RULES", "WIDTHS", "Halving", "Rule", "Sparse", "choose", "column", "radius_of"]
@@ -175,6 +175,8 @@ def _gain(gradient: Tensor, iterate: Tensor) -> Tensor:
 
 def _changed(images: Tensor, x: Tensor) -> Tensor:
     """Return how many pixels differ from the clean ones, (b,), as a float."""
+    if is_native(images, x):
+        return differing(images, x)
     return (images != x).flatten(1).sum(1).to(x.dtype)
 
 

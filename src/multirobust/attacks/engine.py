@@ -222,6 +222,8 @@ class _Engine:
 
         gradient, logits = input_gradient(self.model, query, loss)
         gradient = gradient.nan_to_num(nan=0.0)
+        if self.attack.eot == 1:
+            return logits, gradient
         for _ in range(self.attack.eot - 1):
             more, again = input_gradient(self.model, query, loss)
             gradient, logits = gradient + more.nan_to_num(nan=0.0), logits + again
@@ -232,7 +234,7 @@ class _Engine:
         logits = self.model(images)
         for _ in range(self.attack.eot - 1):
             logits = logits + self.model(images)
-        return logits / self.attack.eot
+        return logits / self.attack.eot if self.attack.eot > 1 else logits
 
     def _keep(self, job: Tensor, state: State, query: Tensor, logits: Tensor) -> None:
         """Keep the queries that are wrong: of several rows of one image, that of the first."""

@@ -6,8 +6,15 @@ them. Sums are float64, in the order that the processor's vectors make quickest.
 
 from __future__ import annotations
 
-from multirobust.loops.choosing import sparse_move_rows, sparse_rows
+from multirobust.loops.choosing import differing_rows, sparse_move_rows, sparse_rows
 from multirobust.loops.hashing import splitmix_rows
 from multirobust.loops.projecting import clip_rows, project_rows
 
-__all__ = ["clip_rows", "project_rows", "sparse_move_rows", "sparse_rows", "splitmix_rows"]
+__all__ = [
+    "clip_rows",
+    "differing_rows",
+    "project_rows",
+    "sparse_move_rows",
+    "sparse_rows",
+    "splitmix_rows",
+]

@@ -6,7 +6,7 @@ import numpy as np
 
 from multirobust.loops.compiled import exact
 
-__all__ = ["sparse_move_rows", "sparse_rows"]
+__all__ = ["differing_rows", "sparse_move_rows", "sparse_rows"]
 
 _SHIFT = 20
 """Scores are sorted into bins by exponent and the first three digits."""
@@ -46,6 +46,21 @@ def _move(gradient, pixels, score, least, step, result):  # pragma: no cover
     for i in range(len(score)):
         moved = each if gradient[i] > _ZERO else -each
         result[i] = pixels[i] + (moved if score[i] >= least else _ZERO)
+
+
+@exact
+def differing_rows(a, b, result):  # pragma: no cover
+    """Set result (b,) to the number of pixels in which rows differ; all float32."""
+    for row in range(len(a)):
+        result[row] = _differing(a[row], b[row])
+
+
+@exact
+def _differing(a, b):  # pragma: no cover
+    count = 0
+    for i in range(len(a)):
+        count += a[i] != b[i]
+    return count
 
 
 @exact

@@ -23,6 +23,7 @@ from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.autograd import forward_ad
 
 __all__ = [
+    "differing",
     "is_native",
     "is_plain",
     "native_projection",
@@ -106,6 +107,14 @@ def sparse_move(gradient: Tensor, pixels: Tensor, counts: Tensor, steps: Tensor)
     assert loops is not None
     rows = (_rows(gradient), _rows(pixels), counts.numpy(), steps.numpy(), _rows(result))
     loops.sparse_move_rows(*rows)
+    return result
+
+
+def differing(images: Tensor, others: Tensor) -> Tensor:
+    """Return in how many pixels images differ, (b,); all float32."""
+    loops, result = _loops(), images.new_empty(len(images))
+    assert loops is not None
+    loops.differing_rows(_rows(images), _rows(others), result.numpy())
     return result
 
 
