@@ -30,10 +30,8 @@ def sparse_move_rows(gradient, pixels, counts, steps, result):  # pragma: no cov
     """
     rows, size = gradient.shape
     score, bins = np.empty(size, np.float32), np.empty(_BINS, np.int32)
-    bits = score.view(np.int32)
     for row in range(rows):
-        _score(gradient[row], pixels[row], score)
-        least = _greatest(score, bits, bins, counts[row])
+        least = _least(gradient[row], pixels[row], score, bins, counts[row])
         _move(gradient[row], pixels[row], score, least, steps[row], result[row])
 
 
@@ -77,16 +75,22 @@ def sparse_rows(gradient, pixels, count, result):  # pragma: no cover
     """
     rows, size = gradient.shape
     score, bins = np.empty(size, np.float32), np.empty(_BINS, np.int32)
-    bits = score.view(np.int32)
     for row in range(rows):
-        _score(gradient[row], pixels[row], score)
-        least = _greatest(score, bits, bins, count)
+        least = _least(gradient[row], pixels[row], score, bins, count)
         _choose(gradient[row], score, least, count, result[row])
 
 
 @exact
-def _greatest(score, bits, bins, count):  # pragma: no cover
-    """Return the count-th greatest score; of numbers from 0 on, the bits order like they do."""
+def _least(gradient, pixels, score, bins, count):  # pragma: no cover
+    """Set score to the gradients that count, and return the count-th greatest.
+
+    Of numbers from 0 on, the bits order like they do.
+    """
+    for i in range(len(score)):
+        g, value = gradient[i], pixels[i]
+        movable = ((g > _ZERO) & (value < _ONE)) | ((g < _ZERO) & (value > _ZERO))
+        score[i] = abs(g) if movable else _ZERO
+    bits = score.view(np.int32)
     bins[:] = 0
     for i in range(len(bits)):
         bins[bits[i] >> _SHIFT] += 1
@@ -101,14 +105,6 @@ def _greatest(score, bits, bins, count):  # pragma: no cover
             found += 1
     among.sort()
     return among[found - (count - above)]
-
-
-@exact
-def _score(gradient, pixels, score):  # pragma: no cover
-    for i in range(len(score)):
-        g, value = gradient[i], pixels[i]
-        movable = ((g > _ZERO) & (value < _ONE)) | ((g < _ZERO) & (value > _ZERO))
-        score[i] = abs(g) if movable else _ZERO
 
 
 @exact

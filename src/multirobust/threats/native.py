@@ -5,7 +5,7 @@ eighty operations that each read and write the batch; here an image is read once
 searched in the processor's cache, and the search ends when the image is done.
 
 Compiled by Numba. Where it is missing, or does not know the Python that runs, PyTorch does the
-work, and `provenance` names no version of it.
+work, and the versions in a result's `provenance` say that Numba is "unknown".
 """
 
 from __future__ import annotations
